@@ -1,0 +1,372 @@
+"""What a user writes about an organization: one ``defs.yaml``, read top-down as people think.
+
+Plain pydantic models, used by the Dagster component and by ``amp-pipeline``. What is wrong is refused with the file, the field and what would be
+right; nothing here opens a store or reads the environment.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from amp_pipeline.core import layout
+from amp_pipeline.core.codec import PartSize
+from amp_pipeline.core.errors import ConfigError, FilterError
+from amp_pipeline.core.filters import Filter
+from amp_pipeline.core.hours import Hour
+
+COMPONENT = "amp_pipeline.Organization"
+"""The component type that a ``defs.yaml`` names."""
+
+FILE_NAME = "defs.yaml"
+
+_DURATION = re.compile(r"(\d+)\s*(d|h|m|s)")
+_UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+_RESERVED = ("raw_events", "deduped_events", "merged_ids")
+
+
+def _hour(value: object) -> object:
+    if isinstance(value, Hour):
+        return value
+    try:
+        return Hour.parse(str(value))
+    except ValueError:
+        raise ValueError("write an hour in UTC like 2024-05-06-00:00") from None
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, timedelta):
+        return value
+    match = _DURATION.fullmatch(str(value).strip())
+    if match is None or not int(match[1]):
+        raise ValueError("write a length of time like 7d, 36h or 90m")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def _url(value: str, info: ValidationInfo) -> str:
+    if "://" in value:
+        raise ValueError("write the path of a folder, absolute or relative to this file; buckets by URL are not supported yet")
+    base = (info.context or {}).get("base", Path())
+    return str((base / Path(value).expanduser()).resolve())
+
+
+HourField = Annotated[
+    Hour,
+    BeforeValidator(_hour),
+    PlainSerializer(lambda hour: hour.key, return_type=str),
+    WithJsonSchema({"type": "string", "examples": ["2024-05-06-00:00"]}),
+]
+DurationField = Annotated[
+    timedelta, BeforeValidator(_duration), WithJsonSchema({"type": "string", "examples": ["7d", "36h", "90m"]})
+]
+UrlField = Annotated[str, Field(min_length=1), AfterValidator(_url)]
+SlugField = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class Landing(_Model):
+    """Where raw files of an hour arrive. An Amplitude S3 export, or an unzipped Export API answer, fits as it is."""
+
+    type: Literal["landing"] = Field("landing", description="Kind of source.")
+    url: UrlField = Field(description="Folder that the names of objects are relative to, absolute or relative to this file.")
+    events: str = Field(
+        layout.EVENTS, description="Names of event objects, with {project} {yyyy} {MM} {dd} {H}, and {n} {ext} {any} where they vary."
+    )
+    complete: str | None = Field(
+        layout.EVENTS_COMPLETE, description="Name of the object that says an hour is complete; null where the source has none."
+    )
+    merged_ids: str = Field(layout.MERGED_IDS, description="Names of merged-id objects, with {org} for the organization.")
+
+    @field_validator("events", "complete", "merged_ids")
+    @classmethod
+    def _patterns(cls, value: str | None) -> str | None:
+        if value is not None:
+            layout.Pattern(value, project=0, organization=0)
+        return value
+
+
+class Parts(_Model):
+    """Where the files of an hour are cut: before the line that would make one larger than either bound."""
+
+    events: int | None = Field(250_000, ge=1, description="Most events in a file; null for no bound.")
+    bytes: int | None = Field(256 << 20, ge=1, description="Most bytes in a file before compression; null for no bound.")
+
+    @property
+    def size(self) -> PartSize:
+        """The same for the codec."""
+        return PartSize(self.events, self.bytes)
+
+
+class Dedupe(_Model):
+    """When an event counts as a repeat of an earlier one."""
+
+    window: DurationField = Field(timedelta(days=7), description="How long after an event a repeat of it is recognised, like 7d or 36h.")
+
+
+class Names(_Model):
+    """How delivered files are named, for readers that expect other than Amplitude's real names."""
+
+    first_part: int = Field(0, ge=0, le=1, description="Number of the first file of an hour.")
+    padded_hour: bool = Field(False, description="Write the hour with two digits (05 instead of 5).")
+
+
+class Delivery(_Model):
+    """One project's data going to one destination; its hours succeed and fail on their own."""
+
+    name: SlugField = Field(description="Short name, part of asset keys.")
+    url: UrlField = Field(description="Folder to deliver to, absolute or relative to this file.")
+    what: frozenset[Literal["events", "merged_ids"]] = Field(
+        frozenset({"events"}), min_length=1, description="What to deliver: events, merged_ids, or both."
+    )
+    filter: str | None = Field(
+        None,
+        description="Condition in SQL over event columns and paths such as event_properties.price; what is not true is left out.",
+    )
+    parts: Parts | None = Field(None, description="File size of this delivery; a size of its own costs compressing again.")
+    names: Names = Field(Names(), description="How files are named.")
+    complete_markers: bool = Field(True, description="Write a complete marker after each finished hour.")
+    enabled: bool = Field(True, description="Switch off to stop delivering; nothing that was delivered is touched.")
+
+    @field_validator("filter")
+    @classmethod
+    def _filter_compiles(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                Filter(value)
+            except FilterError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("name")
+    @classmethod
+    def _not_reserved(cls, value: str) -> str:
+        if value in _RESERVED:
+            raise ValueError(f"{value} is the name of an asset; choose another")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Delivery:
+        if self.filter is not None and "events" not in self.what:
+            raise ValueError("a filter chooses events, but what has no events; add events or remove the filter")
+        return self
+
+
+class Project(_Model):
+    """One event stream of an organization."""
+
+    id: int = Field(ge=1, description="Project (app) id, as in the events' app column.")
+    slug: SlugField = Field(description="Short name: asset key prefix and group in the UI.")
+    first_hour: HourField = Field(description="First hour of the project, UTC; earlier events are quarantined.")
+    last_hour: HourField | None = Field(None, description="Last hour, where the project has ended; later events are quarantined.")
+    source: Landing = Field(description="Where the events come from.")
+    dedupe: Dedupe = Field(Dedupe(), description="When an event is a repeat.")
+    parts: Parts = Field(Parts(), description="Where files are cut; a delivery without its own size copies these files.")
+    deliveries: tuple[Delivery, ...] = Field((), description="Where the events go.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Project:
+        _unique("deliveries", "name", [delivery.name for delivery in self.deliveries])
+        _unique("deliveries", "url", [delivery.url for delivery in self.deliveries])
+        if self.last_hour is not None and self.last_hour < self.first_hour:
+            raise ValueError(f"last_hour {self.last_hour} lies before first_hour {self.first_hour}")
+        return self
+
+    @property
+    def events_pattern(self) -> layout.Pattern:
+        """Names of the landing's event objects."""
+        return layout.Pattern(self.source.events, project=self.id)
+
+    def holds(self, hour: Hour) -> bool:
+        """Tell whether ``hour`` is one of the project's hours."""
+        return self.first_hour <= hour and (self.last_hour is None or hour <= self.last_hour)
+
+
+class Organization(_Model):
+    """An organization: its projects, their sources and where their hours are delivered."""
+
+    id: int = Field(ge=1, description="Organization id.")
+    slug: SlugField = Field(description="Short name: asset key prefix of the merged ids.")
+    workspace: UrlField = Field(
+        description="Folder for the pipeline's own store (key indexes, deduplicated events, reports, delivery log). Keep it: it is the durable record."
+    )
+    owners: tuple[str, ...] = Field((), description="Who answers for the data: e-mail addresses, or team:name.")
+    projects: tuple[Project, ...] = Field(min_length=1, description="The organization's projects.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Organization:
+        _unique("projects", "id", [project.id for project in self.projects])
+        _unique("slugs of the organization and its projects", "slug", [self.slug, *(project.slug for project in self.projects)])
+        merged = [(f"{project.slug}.{d.name}", d.url) for project in self.projects for d in project.deliveries if "merged_ids" in d.what]
+        for position, (name, url) in enumerate(merged):
+            for other, other_url in merged[:position]:
+                if url == other_url:
+                    raise ValueError(
+                        f"deliveries {other} and {name} both write the organization's merged ids to {url}; leave merged_ids to one of them"
+                    )
+        self._keeps_folders_apart()
+        return self
+
+    def _keeps_folders_apart(self) -> None:
+        places = [("workspace", self.workspace)]
+        places += [(f"source of {project.slug}", project.source.url) for project in self.projects]
+        for project in self.projects:
+            for delivery in project.deliveries:
+                for what, url in places:
+                    if _overlap(delivery.url, url):
+                        raise ValueError(f"delivery {project.slug}.{delivery.name} writes to {delivery.url}, which overlaps with the {what} ({url})")
+        for what, url in places[1:]:
+            if _overlap(self.workspace, url):
+                raise ValueError(f"the workspace {self.workspace} overlaps with the {what} ({url})")
+
+    @field_validator("owners")
+    @classmethod
+    def _owner_forms(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for owner in value:
+            if not re.fullmatch(r"[^@\s]+@[^@\s]+\.[^@\s]+|team:[A-Za-z0-9_-]+", owner):
+                raise ValueError(f"{owner!r} is neither an e-mail address nor team:name")
+        return value
+
+    @property
+    def merged_ids_window(self) -> timedelta:
+        """Window in which a merged id is a repeat: the largest of the projects, in whole hours."""
+        longest = max(project.dedupe.window for project in self.projects)
+        return timedelta(hours=-(-longest // timedelta(hours=1)))
+
+    @property
+    def first_hour(self) -> Hour:
+        """First hour of any project."""
+        return min(project.first_hour for project in self.projects)
+
+    @property
+    def last_hour(self) -> Hour | None:
+        """Last hour of the last project to end; None while one goes on."""
+        last = [project.last_hour for project in self.projects]
+        return max((hour for hour in last if hour is not None), default=None) if None not in last else None
+
+
+def organization(attributes: Mapping[str, Any], file: Path) -> Organization:
+    """Return the organization that ``attributes`` of ``file`` describe.
+
+    Raises:
+        ConfigError: Something is wrong; the message has a line for each field.
+    """
+    try:
+        return Organization.model_validate(attributes, context={"base": file.parent})
+    except ValidationError as error:
+        raise ConfigError("\n".join([f"{file} is wrong:", *(f"  {_explain(dict(detail))}" for detail in error.errors())])) from None
+
+
+def read(file: Path, environment: Mapping[str, str]) -> list[Organization]:
+    """Return the organizations of a ``defs.yaml``; documents of other component types are passed over.
+
+    Args:
+        file: The file.
+        environment: What ``{{ env.NAME }}`` stands for.
+
+    Raises:
+        ConfigError: The file can't be read or something in it is wrong.
+    """
+    try:
+        documents = list(yaml.safe_load_all(file.read_text()))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file} can't be read: {error}") from None
+    ours = [document for document in documents if isinstance(document, dict) and document.get("type") == COMPONENT]
+    return [organization(_filled(document.get("attributes") or {}, file, environment), file) for document in ours]
+
+
+def check_together(organizations: Iterable[Organization]) -> None:
+    """Refuse what each organization may do but not several side by side.
+
+    Raises:
+        ConfigError: Two organizations share an id, a slug, a project or a bucket.
+    """
+    known = list(organizations)
+    for position, one in enumerate(known):
+        for other in known[:position]:
+            slugs = {one.slug, *(p.slug for p in one.projects)} & {other.slug, *(p.slug for p in other.projects)}
+            ids = {p.id for p in one.projects} & {p.id for p in other.projects}
+            if one.id == other.id:
+                raise ConfigError(f"organization {one.id} is described twice; keep one {FILE_NAME} per organization")
+            if slugs or ids:
+                raise ConfigError(
+                    f"organizations {other.slug} and {one.slug} share the slug or project id {', '.join(map(str, [*slugs, *ids]))}; choose another"
+                )
+            for mine in _delivery_urls(one):
+                for theirs in _delivery_urls(other):
+                    if _overlap(mine, theirs):
+                        raise ConfigError(
+                            f"organizations {other.slug} and {one.slug} both deliver to {mine}; a bucket belongs to one organization"
+                        )
+
+
+def _delivery_urls(one: Organization) -> list[str]:
+    return [delivery.url for project in one.projects for delivery in project.deliveries]
+
+
+def _overlap(one: str, other: str) -> bool:
+    return Path(one).is_relative_to(other) or Path(other).is_relative_to(one)
+
+
+def _unique(what: str, field: str, values: list[Any]) -> None:
+    for position, value in enumerate(values):
+        if value in values[:position]:
+            raise ValueError(f"{what}: two have the {field} {value}; each needs its own")
+
+
+_TEMPLATE = re.compile(r"\{\{\s*env\.(\w+)\s*\}\}")
+
+
+def _filled(value: Any, file: Path, environment: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _filled(item, file, environment) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_filled(item, file, environment) for item in value]
+    if not isinstance(value, str):
+        return value
+
+    def _value(match: re.Match[str]) -> str:
+        if match[1] not in environment:
+            raise ConfigError(f"{file} names the environment variable {match[1]}, which is not set")
+        return environment[match[1]]
+
+    return _TEMPLATE.sub(_value, value)
+
+
+def _explain(detail: dict[str, Any]) -> str:
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip(".") or "attributes"
+    if detail["type"] == "extra_forbidden":
+        return f"{where}: there is no such field; known here are {', '.join(_fields_at(detail['loc'][:-1]))}"
+    if detail["type"] == "missing":
+        return f"{where}: is missing; add it"
+    return f"{where}: {detail['msg'].removeprefix('Value error, ')}"
+
+
+def _fields_at(path: tuple[Any, ...]) -> list[str]:
+    model: Any = Organization
+    nested = {
+        "projects": Project, "deliveries": Delivery, "source": Landing, "dedupe": Dedupe, "parts": Parts, "names": Names,
+    }
+    for part in path:
+        model = nested.get(part, model)
+    return list(model.model_fields)

@@ -1,0 +1,1 @@
+"""The rules, pure: standard library, polars, numpy and msgspec; no Dagster, boto3, clock, environment, logging or I/O."""

@@ -1,0 +1,179 @@
+"""Packed bytes: reading gzip, zstd and plain objects, writing gzip parts that are the same bytes every time.
+
+ISA-L (package ``isal``) unpacks and packs; its level 2 costs about a tenth of zlib's level 6 for files some 15 % larger (design, "Decided from
+evidence"). A part has no time and no name in its gzip header, so the same lines give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import zstandard
+from isal import isal_zlib
+
+from amp_pipeline.core.errors import DamagedObjectError
+
+BLOCK_BYTES = 4 << 20
+"""Most unpacked bytes handed on at a time; small blocks stay in the processor's cache."""
+
+LEVEL = 2
+"""ISA-L's compression level."""
+
+_GZIP = b"\x1f\x8b"
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_GZIP_WINDOW = 31
+
+
+def unpack(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
+    """Yield the unpacked bytes of an object, whose first bytes tell how it is packed.
+
+    Args:
+        chunks: The object's bytes, in pieces that are not empty.
+        name: The object's name, for messages and to know an empty packed object from an empty plain one.
+
+    Raises:
+        DamagedObjectError: The object is truncated or corrupt; all bytes before the damage have been yielded.
+    """
+    source = iter(chunks)
+    head = next(source, b"")
+    if head.startswith(_GZIP):
+        yield from _gunzip(_chain(head, source), name)
+    elif head.startswith(_ZSTD):
+        yield from _unzstd(_chain(head, source), name)
+    elif _begins(head, _GZIP, name, ".gz") or _begins(head, _ZSTD, name, ".zst"):
+        raise DamagedObjectError(f"{name} ends after {len(head)} bytes")
+    else:
+        yield from _chain(head, source)
+
+
+def _begins(head: bytes, magic: bytes, name: str, ending: str) -> bool:
+    return name.endswith(ending) and len(head) < len(magic) and magic.startswith(head)
+
+
+def _chain(head: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    if head:
+        yield head
+    yield from rest
+
+
+def _gunzip(chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
+    member = isal_zlib.decompressobj(_GZIP_WINDOW)
+    try:
+        for chunk in chunks:
+            data = chunk
+            while data:
+                if member.eof:
+                    data = data.lstrip(b"\0")
+                    if not data:
+                        break
+                    member = isal_zlib.decompressobj(_GZIP_WINDOW)
+                out = member.decompress(data, BLOCK_BYTES)
+                while out:
+                    yield out
+                    full = len(out) == BLOCK_BYTES and not member.eof and not member.unconsumed_tail
+                    out = member.decompress(b"", BLOCK_BYTES) if full else b""
+                data = member.unused_data if member.eof else member.unconsumed_tail
+    except isal_zlib.error as error:
+        raise DamagedObjectError(f"{name} is corrupt: {error}") from error
+    if not member.eof:
+        raise DamagedObjectError(f"{name} is truncated: its gzip stream has no end")
+
+
+def _unzstd(chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    try:
+        for chunk in chunks:
+            data = chunk
+            while data:
+                if frame.eof:
+                    frame = zstandard.ZstdDecompressor().decompressobj()
+                out = frame.decompress(data)
+                if out:
+                    yield out
+                data = frame.unused_data if frame.eof else b""
+    except zstandard.ZstdError as error:
+        raise DamagedObjectError(f"{name} is corrupt: {error}") from error
+    if not frame.eof:
+        raise DamagedObjectError(f"{name} is truncated: its zstd frame has no end")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A packed file of lines, and what is in it."""
+
+    data: bytes
+    rows: int
+    unpacked_bytes: int
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the packed bytes, hexadecimal."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class PartSize:
+    """Where parts are cut: before the line that would make a part larger than either; None sets no bound."""
+
+    events: int | None = None
+    unpacked_bytes: int | None = None
+
+
+def pack(lines: Iterable[bytes], size: PartSize, level: int = LEVEL) -> Iterator[Part]:
+    r"""Yield ``lines``, each with a line end, as gzip parts in the same order; no part for no line.
+
+    Example:
+        >>> [part.rows for part in pack([b"{}", b"{}", b"{}"], PartSize(events=2))]
+        [2, 1]
+    """
+    most_rows = size.events or float("inf")
+    most_bytes = size.unpacked_bytes or float("inf")
+    packer = _Packer(level)
+    for line in lines:
+        if packer.rows and (packer.rows >= most_rows or packer.unpacked_bytes + len(line) + 1 > most_bytes):
+            yield packer.finish()
+            packer = _Packer(level)
+        packer.add(line)
+    if packer.rows:
+        yield packer.finish()
+
+
+def pack_one(lines: Iterable[bytes]) -> Part | None:
+    """Return ``lines`` as one gzip part, or None where there are none."""
+    return next(pack(lines, PartSize()), None)
+
+
+class _Packer:
+    """One part in the making; lines are handed to the compressor in batches."""
+
+    _BATCH_BYTES = 1 << 20
+
+    def __init__(self, level: int) -> None:
+        self._stream = isal_zlib.compressobj(level, isal_zlib.DEFLATED, _GZIP_WINDOW)
+        self._packed: list[bytes] = []
+        self._batch: list[bytes] = []
+        self._batch_bytes = 0
+        self.rows = 0
+        self.unpacked_bytes = 0
+
+    def add(self, line: bytes) -> None:
+        self._batch.append(line)
+        self._batch_bytes += len(line) + 1
+        self.rows += 1
+        self.unpacked_bytes += len(line) + 1
+        if self._batch_bytes >= self._BATCH_BYTES:
+            self._pack_batch()
+
+    def finish(self) -> Part:
+        self._pack_batch()
+        self._packed.append(self._stream.flush())
+        return Part(b"".join(self._packed), self.rows, self.unpacked_bytes)
+
+    def _pack_batch(self) -> None:
+        if self._batch:
+            self._batch.append(b"")
+            self._packed.append(self._stream.compress(b"\n".join(self._batch)))
+            self._batch.clear()
+            self._batch_bytes = 0

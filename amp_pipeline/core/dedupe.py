@@ -1,0 +1,74 @@
+"""Which events of an hour are repeats. Rules: docs/rules.md, "Repeats".
+
+The rule looks at what *landed*, never at what was kept: an event is a repeat when any event with its identity arrived before it, at
+most the window earlier, repeats included. So one hour needs only the key indexes of the hours before it, and the order in which hours
+run does not matter. Since every event counts, the nearest one before decides: where that is too old, all others are older.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import polars as pl
+
+_IDENTITY = ("high", "low")
+
+REPEATS = {"row": pl.UInt64, "first_seen": pl.Int64, "conflict": pl.Boolean}
+"""Columns of :func:`find_repeats`: the event's row, the time (µs) of the first event with its identity in the window, and whether that one says something else."""
+
+
+def matching(keys: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of a key index whose identity one of ``events`` has, in the order of the index."""
+    wanted = events.select(_IDENTITY).unique()
+    return keys.join(wanted, on=_IDENTITY, how="semi", maintain_order="left")
+
+
+def find_repeats(events: pl.DataFrame, earlier: Iterable[pl.DataFrame], window_us: int) -> pl.DataFrame:
+    """Return the repeats among ``events`` with the columns :data:`REPEATS`, in landing order.
+
+    Args:
+        events: One hour's events that have an identity: ``row``, ``high``, ``low``, ``time``, ``content``; in landing order.
+        earlier: Key indexes of the hours before it that the window reaches (more does no harm).
+        window_us: Length of the window in µs; an event exactly that much later is a repeat.
+
+    Example:
+        >>> hour = pl.DataFrame({"row": [0, 1], "high": [7, 7], "low": [7, 7], "time": [10, 20], "content": [1, 2]},
+        ...     schema_overrides={"row": pl.UInt64, "high": pl.UInt64, "low": pl.UInt64, "content": pl.UInt64})
+        >>> find_repeats(hour, [], window_us=10).rows()
+        [(1, 10, True)]
+    """
+    own = events.select("row", *_IDENTITY, "time", "content")
+    before = [matching(keys, events).select(pl.lit(None, pl.UInt64).alias("row"), *_IDENTITY, "time", "content") for keys in earlier]
+    known = pl.concat([*before, own]).sort(*_IDENTITY, "time", "row", nulls_last=False)
+    repeats = known.filter(
+        pl.col("row").is_not_null() & (pl.col("time") - pl.col("time").shift(1).over(_IDENTITY) <= window_us)
+    )
+    first = known.unique((*_IDENTITY, "time"), keep="first", maintain_order=True).rename({"content": "first_content"})
+    found = repeats.with_columns(reach=pl.col("time") - window_us).sort("reach").join_asof(
+        first.select(*_IDENTITY, "first_content", reach=pl.col("time"), first_seen=pl.col("time")).sort("reach"),
+        on="reach",
+        by=_IDENTITY,
+        strategy="forward",
+        check_sortedness=False,
+    )
+    return found.select("row", "first_seen", conflict=pl.col("content") != pl.col("first_content")).sort("row")
+
+
+def changed(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
+    """Return the entries that only one of two versions of a key index has."""
+    columns = old.columns
+    counted = [
+        frame.group_by(columns).agg(pl.len().cast(pl.Int64).alias("n")) for frame in (old, new)
+    ]
+    differing = counted[0].join(counted[1], on=columns, how="full", coalesce=True).filter(
+        pl.col("n").fill_null(0) != pl.col("n_right").fill_null(0)
+    )
+    return differing.select(columns)
+
+
+def touches(change: pl.DataFrame, events: pl.DataFrame, window_us: int) -> bool:
+    """Tell whether changed entries of an earlier hour's key index can change what is a repeat among ``events``."""
+    if change.is_empty() or events.is_empty():
+        return False
+    met = events.join(change.select(*_IDENTITY, changed_time="time"), on=_IDENTITY, how="inner")
+    return not met.filter(pl.col("time") - pl.col("changed_time") <= window_us).is_empty()

@@ -1,0 +1,1 @@
+"""Where raw events come from, an hour at a time."""

@@ -1,0 +1,105 @@
+"""A landing: which objects an hour has, whether it is complete, and their lines. Rules: docs/rules.md, "Landing objects".
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from datetime import date
+
+from amp_pipeline.config import Landing, Project
+from amp_pipeline.core import codec
+from amp_pipeline.core.errors import DamagedObjectError
+from amp_pipeline.core.hours import Hour
+from amp_pipeline.core.layout import Pattern
+from amp_pipeline.core.lines import split
+from amp_pipeline.storage.objects import ObjectInfo, ObjectStore
+
+
+class Listing:
+    """The landing's objects by hour, listed a day at a time and remembered: one view of the landing for one run."""
+
+    def __init__(self, store: ObjectStore, pattern: Pattern) -> None:
+        """List ``store`` by ``pattern``."""
+        self._store = store
+        self._pattern = pattern
+        self._days: dict[date, dict[Hour, list[ObjectInfo]]] = {}
+
+    def objects(self, hour: Hour) -> list[ObjectInfo]:
+        """Return the hour's objects in their order."""
+        if hour.date not in self._days:
+            self._days[hour.date] = self._list(hour.date)
+        return self._days[hour.date].get(hour, [])
+
+    def _list(self, day: date) -> dict[Hour, list[ObjectInfo]]:
+        found: dict[Hour, list[ObjectInfo]] = {}
+        for info in self._store.find(self._pattern.listing_prefix(day)):
+            hour = self._pattern.hour_of(info.name)
+            if hour is not None and hour.date == day:
+                found.setdefault(hour, []).append(info)
+        for objects in found.values():
+            objects.sort(key=lambda info: (self._pattern.order_of(info.name), info.name))
+        return found
+
+
+def events(store: ObjectStore, project: Project) -> Listing:
+    """Return the listing of a project's event objects."""
+    return Listing(store, project.events_pattern)
+
+
+def markers(store: ObjectStore, project: Project) -> Listing | None:
+    """Return the listing of a project's complete markers, or None where the source has none."""
+    pattern = project.source.complete
+    return None if pattern is None else Listing(store, Pattern(pattern, project=project.id))
+
+
+def merged_ids(store: ObjectStore, source: Landing, organization: int) -> Listing:
+    """Return the listing of an organization's merged-id objects."""
+    return Listing(store, Pattern(source.merged_ids, organization=organization))
+
+
+class ObjectReader:
+    """Reads one object once: its lines block by block, and after the last its digest and whether it is damaged."""
+
+    def __init__(self, store: ObjectStore, name: str) -> None:
+        """Read the object ``name`` of ``store``."""
+        self._store = store
+        self._name = name
+        self._hash = hashlib.sha256()
+        self._ended = True
+        self.damage: DamagedObjectError | None = None
+        """Why the object could not be read to its end; its last line is then the rest before the damage, if :attr:`unfinished`."""
+
+    def blocks(self) -> Iterator[list[bytes]]:
+        """Yield the object's lines in lists, blank ones included.
+
+        Raises:
+            ObjectNotFoundError: The object is gone.
+        """
+        return split(self._unpacked())
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the packed bytes, once all blocks were read."""
+        return self._hash.hexdigest()
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the last line had no line end."""
+        return not self._ended
+
+    def _unpacked(self) -> Iterator[bytes]:
+        chunks = self._hashed()
+        try:
+            for block in codec.unpack(chunks, self._name):
+                self._ended = block.endswith(b"\n")
+                yield block
+        except DamagedObjectError as error:
+            self.damage = error
+        for _ in chunks:
+            pass
+
+    def _hashed(self) -> Iterator[bytes]:
+        for chunk in self._store.chunks(self._name):
+            self._hash.update(chunk)
+            yield chunk

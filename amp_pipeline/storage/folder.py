@@ -1,0 +1,108 @@
+"""A folder as an object store: what ``make demo`` delivers to, and the default workspace.
+
+An object is written to ``.incoming`` in the same folder, synced to disk and renamed, so a crash of the process or of the machine
+leaves the old object or the new one.
+"""
+
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing_extensions import override
+
+from amp_pipeline.core.errors import ObjectNotFoundError
+from amp_pipeline.storage.objects import ObjectInfo, ObjectStore
+
+_INCOMING = ".incoming"
+_CHUNK_BYTES = 1 << 20
+_ABANDONED_AFTER_SECONDS = 24 * 3600
+
+
+class FolderStore(ObjectStore):
+    """Objects as files below a folder, which is made by the first write."""
+
+    def __init__(self, folder: Path) -> None:
+        """Use ``folder``, which need not exist."""
+        super().__init__(str(folder))
+        self._folder = folder
+
+    @override
+    def find(self, prefix: str) -> list[ObjectInfo]:
+        parent, _, beginning = prefix.rpartition("/")
+        found: list[ObjectInfo] = []
+        self._scan(self._folder / parent, f"{parent}/" if parent else "", beginning, found)
+        return sorted(found, key=lambda info: info.name)
+
+    def _scan(self, folder: Path, path: str, beginning: str, found: list[ObjectInfo]) -> None:
+        try:
+            entries = list(os.scandir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for entry in entries:
+            if not entry.name.startswith(beginning) or (not path and entry.name == _INCOMING):
+                continue
+            if entry.is_dir():
+                self._scan(Path(entry.path), f"{path}{entry.name}/", "", found)
+            else:
+                found.append(_info(path + entry.name, entry.stat()))
+
+    @override
+    def head(self, name: str) -> ObjectInfo | None:
+        try:
+            return _info(name, (self._folder / name).stat())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    @override
+    def chunks(self, name: str) -> Iterator[bytes]:
+        try:
+            file = (self._folder / name).open("rb")
+        except (FileNotFoundError, NotADirectoryError):
+            raise ObjectNotFoundError(f"no object {self.uri(name)}") from None
+        with file:
+            while chunk := file.read(_CHUNK_BYTES):
+                yield chunk
+
+    @override
+    def put(self, name: str, data: bytes) -> None:
+        target = self._folder / name
+        incoming = self._folder / _INCOMING
+        if not incoming.is_dir():
+            incoming.mkdir(parents=True, exist_ok=True)
+        else:
+            _sweep(incoming)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        written = incoming / uuid.uuid4().hex
+        with written.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        written.replace(target)
+        _sync_folder(target.parent)
+
+    @override
+    def delete(self, name: str) -> None:
+        target = self._folder / name
+        target.unlink(missing_ok=True)
+        if target.parent.is_dir():
+            _sync_folder(target.parent)
+
+
+def _info(name: str, stat: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(name, stat.st_size, f"{stat.st_mtime_ns}-{stat.st_ino}")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(incoming: Path) -> None:
+    """Remove what killed processes left, once it is old enough to belong to no living one."""
+    for entry in os.scandir(incoming):
+        if time.time() - entry.stat().st_mtime > _ABANDONED_AFTER_SECONDS:
+            Path(entry.path).unlink(missing_ok=True)

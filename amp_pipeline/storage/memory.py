@@ -1,0 +1,49 @@
+"""An object store in memory, for tests and trials."""
+
+from collections.abc import Iterator
+from typing_extensions import override
+
+from amp_pipeline.core.errors import ObjectNotFoundError
+from amp_pipeline.storage.objects import ObjectInfo, ObjectStore
+
+
+class MemoryStore(ObjectStore):
+    """Objects in a dictionary."""
+
+    def __init__(self, url: str = "memory:") -> None:
+        """Begin empty."""
+        super().__init__(url)
+        self._objects: dict[str, tuple[bytes, int]] = {}
+        self._writes = 0
+
+    @override
+    def find(self, prefix: str) -> list[ObjectInfo]:
+        return [
+            ObjectInfo(name, len(data), str(version))
+            for name, (data, version) in sorted(self._objects.items())
+            if name.startswith(prefix)
+        ]
+
+    @override
+    def head(self, name: str) -> ObjectInfo | None:
+        if name not in self._objects:
+            return None
+        data, version = self._objects[name]
+        return ObjectInfo(name, len(data), str(version))
+
+    @override
+    def chunks(self, name: str) -> Iterator[bytes]:
+        if name not in self._objects:
+            raise ObjectNotFoundError(f"no object {self.uri(name)}")
+        data = self._objects[name][0]
+        if data:
+            yield data
+
+    @override
+    def put(self, name: str, data: bytes) -> None:
+        self._writes += 1
+        self._objects[name] = (data, self._writes)
+
+    @override
+    def delete(self, name: str) -> None:
+        self._objects.pop(name, None)

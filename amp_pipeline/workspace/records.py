@@ -1,0 +1,159 @@
+"""What the workspace says about an hour: one record a stage, written last, so that what it names is there.
+
+Records are JSON. Times are µs since 1970, hours are partition keys, digests hexadecimal SHA-256.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An object that an hour was read from."""
+
+    object: str
+    """Name of the landing object."""
+    stray_file: str = ""
+    """Name of the workspace object that holds its strays to this hour; empty for the landing object itself."""
+    size: int
+    version: str
+    sha256: str
+    lines: int
+    """Lines in the object, blank ones too."""
+    damaged: bool = False
+    """Damaged, and accepted by hand."""
+
+
+class RawRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What landed in an hour."""
+
+    format: int
+    hour: str
+    bounds: list[str | None]
+    """The project's first and last hour at that time."""
+    inputs: list[Input]
+    landed: int
+    events: int
+    quarantined: int
+    strays_in: int
+    strays_out: dict[str, int]
+    """Lines of this hour's objects that belong to other hours, by hour."""
+    landed_bytes: int
+    """Unpacked bytes of the events, line ends included."""
+    keys: str
+    """Digest of the key index; empty where the hour has no identities."""
+    rows: str
+    """Digest of the rows."""
+    reasons: dict[str, int]
+    event_types: dict[str, int]
+    made_merges: str = ""
+    """Digest of the merged ids made from events; empty where there are none."""
+
+    @property
+    def lines(self) -> int:
+        """All lines of the inputs."""
+        return sum(item.lines for item in self.inputs)
+
+
+class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A packed file of lines in the workspace."""
+
+    name: str
+    rows: int
+    bytes: int
+    unpacked_bytes: int
+    sha256: str
+
+
+class TimeRange(msgspec.Struct, frozen=True):
+    """First and last time, in µs since 1970."""
+
+    first: int
+    last: int
+
+
+class DedupedRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What is left of an hour without its repeats."""
+
+    format: int
+    hour: str
+    fingerprint: str
+    keys: str
+    """Digest of the hour's own key index."""
+    window: dict[str, str]
+    """Digests of the key indexes of earlier hours that were searched; hours without identities are left out."""
+    missing: list[str]
+    """Earlier hours whose landing could not be read; the hour is stale once they can."""
+    parts: list[PartRecord]
+    landed: int
+    quarantined: int
+    repeats: int
+    conflicts: int
+    first_seen: dict[str, int]
+    """Repeats by the hour their event was first seen in."""
+    event_types: dict[str, int]
+    event_time: TimeRange | None
+    server_upload_time: TimeRange | None
+
+    @property
+    def rows(self) -> int:
+        """Events that are not repeats."""
+        return sum(part.rows for part in self.parts)
+
+
+class MergedRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The merged ids of an hour."""
+
+    format: int
+    hour: str
+    fingerprint: str
+    inputs: list[Input]
+    pairs: str
+    """Digest of the pairs that landed or were made, repeats included."""
+    made: dict[str, str]
+    """Digests of the records made from events, by project id."""
+    window: dict[str, str]
+    part: PartRecord | None
+    landed: int
+    quarantined: int
+    made_count: int
+    repeats: int
+    reasons: dict[str, int]
+
+    @property
+    def rows(self) -> int:
+        """Merged ids that are not repeats."""
+        return self.part.rows if self.part else 0
+
+
+class DeliveryState(msgspec.Struct, frozen=True, kw_only=True):
+    """The last delivery of an hour that ended well."""
+
+    format: int
+    hour: str
+    fingerprint: str
+    manifest_sha256: str
+    filtered: int
+    delivered: int
+
+
+class LogEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One delivery of an hour, for the delivery log: what the manifest leaves out because two runs would write it differently."""
+
+    project: int
+    delivery: str
+    hour: str
+    at: str
+    """When, UTC, ISO-8601."""
+    run: str
+    """Dagster's run id, or what else delivered."""
+    version: str
+    """Version of amp_pipeline."""
+    why: str
+    """first, late data, settings, repair or forced."""
+    before: dict[str, int]
+    """Rows delivered before: events, merged_ids."""
+    after: dict[str, int]
+    manifest_sha256: str
+    files_written: list[str] = msgspec.field(default_factory=list[str])
+    files_deleted: list[str] = msgspec.field(default_factory=list[str])
