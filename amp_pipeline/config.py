@@ -63,7 +63,9 @@ def _duration(value: object) -> object:
 
 def _url(value: str, info: ValidationInfo) -> str:
     if "://" in value:
-        raise ValueError("write the path of a folder, absolute or relative to this file; buckets by URL are not supported yet")
+        raise ValueError(
+            "write the path of a folder, absolute or relative to this file; buckets by URL are not supported yet"
+        )
     base = (info.context or {}).get("base", Path())
     return str((base / Path(value).expanduser()).resolve())
 
@@ -89,14 +91,20 @@ class Landing(_Model):
     """Where raw files of an hour arrive. An Amplitude S3 export, or an unzipped Export API answer, fits as it is."""
 
     type: Literal["landing"] = Field("landing", description="Kind of source.")
-    url: UrlField = Field(description="Folder that the names of objects are relative to, absolute or relative to this file.")
+    url: UrlField = Field(
+        description="Folder that the names of objects are relative to, absolute or relative to this file."
+    )
     events: str = Field(
-        layout.EVENTS, description="Names of event objects, with {project} {yyyy} {MM} {dd} {H}, and {n} {ext} {any} where they vary."
+        layout.EVENTS,
+        description="Names of event objects, with {project} {yyyy} {MM} {dd} {H}, and {n} {ext} {any} where they vary.",
     )
     complete: str | None = Field(
-        layout.EVENTS_COMPLETE, description="Name of the object that says an hour is complete; null where the source has none."
+        layout.EVENTS_COMPLETE,
+        description="Name of the object that says an hour is complete; null where the source has none.",
     )
-    merged_ids: str = Field(layout.MERGED_IDS, description="Names of merged-id objects, with {org} for the organization.")
+    merged_ids: str = Field(
+        layout.MERGED_IDS, description="Names of merged-id objects, with {org} for the organization."
+    )
 
     @field_validator("events", "complete", "merged_ids")
     @classmethod
@@ -110,7 +118,9 @@ class Parts(_Model):
     """Where the files of an hour are cut: before the line that would make one larger than either bound."""
 
     events: int | None = Field(250_000, ge=1, description="Most events in a file; null for no bound.")
-    bytes: int | None = Field(256 << 20, ge=1, description="Most bytes in a file before compression; null for no bound.")
+    bytes: int | None = Field(
+        256 << 20, ge=1, description="Most bytes in a file before compression; null for no bound."
+    )
 
     @property
     def size(self) -> PartSize:
@@ -121,7 +131,9 @@ class Parts(_Model):
 class Dedupe(_Model):
     """When an event counts as a repeat of an earlier one."""
 
-    window: DurationField = Field(timedelta(days=7), description="How long after an event a repeat of it is recognised, like 7d or 36h.")
+    window: DurationField = Field(
+        timedelta(days=7), description="How long after an event a repeat of it is recognised, like 7d or 36h."
+    )
 
 
 class Names(_Model):
@@ -143,7 +155,9 @@ class Delivery(_Model):
         None,
         description="Condition in SQL over event columns and paths such as event_properties.price; what is not true is left out.",
     )
-    parts: Parts | None = Field(None, description="File size of this delivery; a size of its own costs compressing again.")
+    parts: Parts | None = Field(
+        None, description="File size of this delivery; a size of its own costs compressing again."
+    )
     names: Names = Field(Names(), description="How files are named.")
     complete_markers: bool = Field(True, description="Write a complete marker after each finished hour.")
     enabled: bool = Field(True, description="Switch off to stop delivering; nothing that was delivered is touched.")
@@ -178,10 +192,14 @@ class Project(_Model):
     id: int = Field(ge=1, description="Project (app) id, as in the events' app column.")
     slug: SlugField = Field(description="Short name: asset key prefix and group in the UI.")
     first_hour: HourField = Field(description="First hour of the project, UTC; earlier events are quarantined.")
-    last_hour: HourField | None = Field(None, description="Last hour, where the project has ended; later events are quarantined.")
+    last_hour: HourField | None = Field(
+        None, description="Last hour, where the project has ended; later events are quarantined."
+    )
     source: Landing = Field(description="Where the events come from.")
     dedupe: Dedupe = Field(Dedupe(), description="When an event is a repeat.")
-    parts: Parts = Field(Parts(), description="Where files are cut; a delivery without its own size copies these files.")
+    parts: Parts = Field(
+        Parts(), description="Where files are cut; a delivery without its own size copies these files."
+    )
     deliveries: tuple[Delivery, ...] = Field((), description="Where the events go.")
 
     @model_validator(mode="after")
@@ -216,8 +234,17 @@ class Organization(_Model):
     @model_validator(mode="after")
     def _fits_together(self) -> Organization:
         _unique("projects", "id", [project.id for project in self.projects])
-        _unique("slugs of the organization and its projects", "slug", [self.slug, *(project.slug for project in self.projects)])
-        merged = [(f"{project.slug}.{d.name}", d.url) for project in self.projects for d in project.deliveries if "merged_ids" in d.what]
+        _unique(
+            "slugs of the organization and its projects",
+            "slug",
+            [self.slug, *(project.slug for project in self.projects)],
+        )
+        merged = [
+            (f"{project.slug}.{d.name}", d.url)
+            for project in self.projects
+            for d in project.deliveries
+            if "merged_ids" in d.what
+        ]
         for position, (name, url) in enumerate(merged):
             for other, other_url in merged[:position]:
                 if url == other_url:
@@ -234,7 +261,9 @@ class Organization(_Model):
             for delivery in project.deliveries:
                 for what, url in places:
                     if _overlap(delivery.url, url):
-                        raise ValueError(f"delivery {project.slug}.{delivery.name} writes to {delivery.url}, which overlaps with the {what} ({url})")
+                        raise ValueError(
+                            f"delivery {project.slug}.{delivery.name} writes to {delivery.url}, which overlaps with the {what} ({url})"
+                        )
         for what, url in places[1:]:
             if _overlap(self.workspace, url):
                 raise ValueError(f"the workspace {self.workspace} overlaps with the {what} ({url})")
@@ -274,7 +303,9 @@ def organization(attributes: Mapping[str, Any], file: Path) -> Organization:
     try:
         return Organization.model_validate(attributes, context={"base": file.parent})
     except ValidationError as error:
-        raise ConfigError("\n".join([f"{file} is wrong:", *(f"  {_explain(dict(detail))}" for detail in error.errors())])) from None
+        raise ConfigError(
+            "\n".join([f"{file} is wrong:", *(f"  {_explain(dict(detail))}" for detail in error.errors())])
+        ) from None
 
 
 def read(file: Path, environment: Mapping[str, str]) -> list[Organization]:
@@ -354,7 +385,10 @@ def _filled(value: Any, file: Path, environment: Mapping[str, str]) -> Any:
 
 
 def _explain(detail: dict[str, Any]) -> str:
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip(".") or "attributes"
+    where = (
+        "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip(".")
+        or "attributes"
+    )
     if detail["type"] == "extra_forbidden":
         return f"{where}: there is no such field; known here are {', '.join(_fields_at(detail['loc'][:-1]))}"
     if detail["type"] == "missing":
@@ -365,7 +399,12 @@ def _explain(detail: dict[str, Any]) -> str:
 def _fields_at(path: tuple[Any, ...]) -> list[str]:
     model: Any = Organization
     nested = {
-        "projects": Project, "deliveries": Delivery, "source": Landing, "dedupe": Dedupe, "parts": Parts, "names": Names,
+        "projects": Project,
+        "deliveries": Delivery,
+        "source": Landing,
+        "dedupe": Dedupe,
+        "parts": Parts,
+        "names": Names,
     }
     for part in path:
         model = nested.get(part, model)

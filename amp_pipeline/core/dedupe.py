@@ -38,30 +38,57 @@ def find_repeats(events: pl.DataFrame, earlier: Iterable[pl.DataFrame], window_u
         [(1, 10, True)]
     """
     own = events.select("row", *_IDENTITY, "time", "content")
-    before = [matching(keys, events).select(pl.lit(None, pl.UInt64).alias("row"), *_IDENTITY, "time", "content") for keys in earlier]
+    before = [
+        matching(keys, events).select(pl.lit(None, pl.UInt64).alias("row"), *_IDENTITY, "time", "content")
+        for keys in earlier
+    ]
     known = pl.concat([*before, own]).sort(*_IDENTITY, "time", "row", nulls_last=False)
     repeats = known.filter(
         pl.col("row").is_not_null() & (pl.col("time") - pl.col("time").shift(1).over(_IDENTITY) <= window_us)
     )
     first = known.unique((*_IDENTITY, "time"), keep="first", maintain_order=True).rename({"content": "first_content"})
-    found = repeats.with_columns(reach=pl.col("time") - window_us).sort("reach").join_asof(
-        first.select(*_IDENTITY, "first_content", reach=pl.col("time"), first_seen=pl.col("time")).sort("reach"),
-        on="reach",
-        by=_IDENTITY,
-        strategy="forward",
-        check_sortedness=False,
+    found = (
+        repeats.with_columns(reach=pl.col("time") - window_us)
+        .sort("reach")
+        .join_asof(
+            first.select(*_IDENTITY, "first_content", reach=pl.col("time"), first_seen=pl.col("time")).sort("reach"),
+            on="reach",
+            by=_IDENTITY,
+            strategy="forward",
+            check_sortedness=False,
+        )
     )
     return found.select("row", "first_seen", conflict=pl.col("content") != pl.col("first_content")).sort("row")
+
+
+def seen_twice(kept: pl.DataFrame, earlier: Iterable[pl.DataFrame], window_us: int) -> int:
+    """Return how many of the ``kept`` events have an identity that another event at most the window earlier has; none, if all is right.
+
+    Args:
+        kept: Events of one hour that are delivered: ``high``, ``low``, ``time``.
+        earlier: Key indexes of the hours before it.
+        window_us: Length of the window in µs.
+    """
+    here = (
+        kept.sort("time")
+        .with_columns(gap=pl.col("time").diff().over(_IDENTITY))
+        .filter(pl.col("gap") <= window_us)
+        .height
+    )
+    for keys in earlier:
+        met = kept.join(keys.select(*_IDENTITY, earlier_time="time"), on=_IDENTITY, how="inner")
+        here += met.filter(pl.col("time") - pl.col("earlier_time") <= window_us).height
+    return here
 
 
 def changed(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
     """Return the entries that only one of two versions of a key index has."""
     columns = old.columns
-    counted = [
-        frame.group_by(columns).agg(pl.len().cast(pl.Int64).alias("n")) for frame in (old, new)
-    ]
-    differing = counted[0].join(counted[1], on=columns, how="full", coalesce=True).filter(
-        pl.col("n").fill_null(0) != pl.col("n_right").fill_null(0)
+    counted = [frame.group_by(columns).agg(pl.len().cast(pl.Int64).alias("n")) for frame in (old, new)]
+    differing = (
+        counted[0]
+        .join(counted[1], on=columns, how="full", coalesce=True)
+        .filter(pl.col("n").fill_null(0) != pl.col("n_right").fill_null(0))
     )
     return differing.select(columns)
 

@@ -33,7 +33,17 @@ _DTYPES: dict[Kind, pl.DataType] = {
     "json": pl.Boolean(),
 }
 _COMPARISONS = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.Between, exp.In, exp.NullSafeEQ, exp.NullSafeNEQ)
-_STRING_USES = (exp.Like, exp.ILike, exp.RegexpLike, exp.RegexpILike, exp.Lower, exp.Upper, exp.Length, exp.StartsWith, exp.Trim)
+_STRING_USES = (
+    exp.Like,
+    exp.ILike,
+    exp.RegexpLike,
+    exp.RegexpILike,
+    exp.Lower,
+    exp.Upper,
+    exp.Length,
+    exp.StartsWith,
+    exp.Trim,
+)
 _NUMBER_USES = (exp.Add, exp.Sub, exp.Mul, exp.Div, exp.Mod, exp.Neg, exp.Abs, exp.Round)
 _LOGIC = (exp.And, exp.Or, exp.Not)
 _REFUSED = (exp.Query, exp.Cast, exp.Bracket, exp.Window, exp.AggFunc, exp.Star, exp.Dot)
@@ -113,7 +123,9 @@ class Filter:
         if len(path) == 1:
             kind = KINDS[root]
             if kind == "json" and not isinstance(node.parent, exp.Is):
-                raise FilterError(f"the filter {self.condition!r} uses {root} as a value; name a path in it, like {root}.name")
+                raise FilterError(
+                    f"the filter {self.condition!r} uses {root} as a value; name a path in it, like {root}.name"
+                )
             return kind
         if KINDS[root] != "json":
             raise FilterError(f"the filter {self.condition!r} looks into {root}, which is no object")
@@ -125,7 +137,9 @@ class Filter:
             condition = pl.sql_expr(self._sql)
             dtype = pl.DataFrame(schema=schema or {"": pl.Null()}).lazy().select(condition).collect().dtypes[0]
         except (pl.exceptions.PolarsError, TypeError) as error:
-            raise FilterError(f"the filter {self.condition!r} can't be evaluated: {str(error).splitlines()[0]}") from None
+            raise FilterError(
+                f"the filter {self.condition!r} can't be evaluated: {str(error).splitlines()[0]}"
+            ) from None
         if dtype != pl.Boolean:
             raise FilterError(f"the filter {self.condition!r} is a value, not a condition")
         return condition
@@ -141,7 +155,13 @@ class Filter:
             needed = self._decode(line)
         except msgspec.DecodeError:
             return exact_decoder.decode(line.decode())
-        return dict(zip((field.encode_name for field in msgspec.structs.fields(needed)), msgspec.structs.astuple(needed), strict=True))
+        return dict(
+            zip(
+                (field.encode_name for field in msgspec.structs.fields(needed)),
+                msgspec.structs.astuple(needed),
+                strict=True,
+            )
+        )
 
 
 def _kind_by_use(node: exp.Expression) -> Kind:

@@ -91,5 +91,3 @@ def _skip(text: str, at: int, characters: str) -> int:
 
 def _canonical(number: int | float) -> int | float:
     return int(number) if isinstance(number, float) and number.is_integer() else number
-
-

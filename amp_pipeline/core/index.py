@@ -42,7 +42,11 @@ def empty_rows() -> pl.DataFrame:
 
 
 def build(
-    rows: Sequence[int], times: Sequence[int], event_times: Sequence[int | None], digests: Sequence[bytes | None], contents: Sequence[int]
+    rows: Sequence[int],
+    times: Sequence[int],
+    event_times: Sequence[int | None],
+    digests: Sequence[bytes | None],
+    contents: Sequence[int],
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the key index and the rows of an hour.
 
@@ -66,7 +70,9 @@ def build(
         }
     )
     keyed = events.filter("has_identity").sort("high", "low", "time", "row").with_row_index("rank")
-    ranked = events.join(keyed.select("row", pl.col("rank").cast(pl.Int64)), on="row", how="left", maintain_order="left")
+    ranked = events.join(
+        keyed.select("row", pl.col("rank").cast(pl.Int64)), on="row", how="left", maintain_order="left"
+    )
     return keyed.select(*KEYS), ranked.select("row", "time", "event_time", pl.col("rank").fill_null(-1))
 
 

@@ -57,10 +57,15 @@ class Pattern:
         names = _PLACEHOLDER.findall(self._bound)
         unknown = [name for name in names if name not in _FIELDS]
         if unknown:
-            raise ValueError(f"unknown placeholder {{{unknown[0]}}}; known are " + " ".join(f"{{{name}}}" for name in (*owner, *_FIELDS)))
+            raise ValueError(
+                f"unknown placeholder {{{unknown[0]}}}; known are "
+                + " ".join(f"{{{name}}}" for name in (*owner, *_FIELDS))
+            )
         missing = [name for name in ("yyyy", "MM", "dd", "H") if name not in names]
         if missing:
-            raise ValueError(f"{{{missing[0]}}} is missing: a name must tell its hour by {{yyyy}}, {{MM}}, {{dd}} and {{H}}")
+            raise ValueError(
+                f"{{{missing[0]}}} is missing: a name must tell its hour by {{yyyy}}, {{MM}}, {{dd}} and {{H}}"
+            )
         self._regex = re.compile(self._expression())
 
     def _expression(self) -> str:
@@ -79,7 +84,9 @@ class Pattern:
     def listing_prefix(self, day: date) -> str:
         """Return the longest fixed beginning that names of ``day`` share."""
         filled = (
-            self._bound.replace("{yyyy}", f"{day:%Y}".rjust(4, "0")).replace("{MM}", f"{day:%m}").replace("{dd}", f"{day:%d}")
+            self._bound.replace("{yyyy}", f"{day:%Y}".rjust(4, "0"))
+            .replace("{MM}", f"{day:%m}")
+            .replace("{dd}", f"{day:%d}")
         )
         return filled.split("{", 1)[0]
 
@@ -126,11 +133,16 @@ class ArchiveNames:
 
     def part(self, hour: Hour, index: int) -> str:
         """Return the name of the part number ``index``, counted from 0."""
-        return f"{self.events_prefix(hour)}{self.first_part + index}.json.gz"
+        return f"{self.project}/{self.project}_{self._hour(hour)}#{self.first_part + index}.json.gz"
 
-    def events_prefix(self, hour: Hour) -> str:
-        """Return what the names of all parts of ``hour`` begin with."""
-        return f"{self.project}/{self.project}_{self._hour(hour)}#"
+    def events_prefixes(self, hour: Hour) -> list[str]:
+        """Return what names of parts of ``hour`` begin with, padded or not: ``names`` may have been set anew."""
+        return sorted(
+            {
+                f"{self.project}/{self.project}_{hour.day}_{number}#"
+                for number in (str(hour.of_day), f"{hour.of_day:02d}")
+            }
+        )
 
     def complete_marker(self, hour: Hour) -> str:
         """Return the name of the empty object that says the hour is final."""
@@ -142,7 +154,13 @@ class ArchiveNames:
 
     def manifest(self, hour: Hour) -> str:
         """Return the name of the hour's manifest."""
-        return f"{OWN_FOLDER}/{self.project}/{self.delivery}/{hour.day}/{self.project}_{self._hour(hour)}_manifest.json"
+        return f"{OWN_FOLDER}/{self.project}/{self.delivery}/{hour.day}/{hour.of_day:02d}.json"
+
+    def hour_ends(self, hour: Hour) -> list[str]:
+        """Return the names, in the order of taking away, of what says that the hour is final: markers in either spelling, manifest."""
+        numbers = (str(hour.of_day), f"{hour.of_day:02d}")
+        markers = sorted({f"{self.project}/{self.project}_{hour.day}_{number}_complete" for number in numbers})
+        return [*markers, self.manifest(hour)]
 
     def owner(self) -> str:
         """Return the name of the record that says to which organization the delivery's url belongs."""

@@ -20,7 +20,11 @@ class Column(NamedTuple):
 
 
 COLUMNS = (
-    Column("$insert_id", "string", "Unique identifier of the event, set by the sender; with device_id the event's identity."),
+    Column(
+        "$insert_id",
+        "string",
+        "Unique identifier of the event, set by the sender; with device_id the event's identity.",
+    ),
     Column("$insert_key", "string", "Amplitude's own key of the event; in real exports only."),
     Column("$schema", "integer", "Version of Amplitude's schema."),
     Column("adid", "string", "Android advertising id."),

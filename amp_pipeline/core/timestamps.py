@@ -7,6 +7,7 @@ Documents say ISO-8601 (``2015-08-10T12:00:00.000000``), real exports have a spa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 import polars as pl
 
@@ -29,3 +30,14 @@ def parse(texts: Sequence[str | None]) -> pl.Series:
         .to_physical()
     )
     return frame.to_series()
+
+
+def write(us: int) -> str:
+    """Return µs since 1970 in the form of real exports.
+
+    Example:
+        >>> write(1_500_000)
+        '1970-01-01 00:00:01.500000'
+    """
+    at = datetime(1970, 1, 1) + timedelta(microseconds=us)  # noqa: DTZ001 - written without zone, as exports are
+    return at.isoformat(" ", "microseconds")

@@ -1,5 +1,4 @@
-"""A landing: which objects an hour has, whether it is complete, and their lines. Rules: docs/rules.md, "Landing objects".
-"""
+"""A landing: which objects an hour has, whether it is complete, and their lines. Rules: docs/rules.md, "Landing objects"."""
 
 from __future__ import annotations
 

@@ -65,7 +65,9 @@ class DedupedEvents:
         before = self.workspace.deduped(hour)
         around = self._window(hour)
         events = self._events(hour, raw)
-        earlier = (self._keys(Hour.parse(key), digest) for key, digest in around.digests.items()) if len(events) else iter(())
+        earlier = (
+            (self._keys(Hour.parse(key), digest) for key, digest in around.digests.items()) if len(events) else iter(())
+        )
         repeats = dedupe.find_repeats(events, _gathered(earlier), self._window_us)
         decided = fingerprint(
             [(item.object, item.sha256, item.lines) for item in raw.inputs],
@@ -83,6 +85,17 @@ class DedupedEvents:
                 f"late data changes which events of hour {hour} are repeats, but its landing objects are gone; put them back and run the hour again"
             )
         return self._write(hour, raw, repeats, around, decided)
+
+    def identities_seen_twice(self, hour: Hour) -> int:
+        """Return how many kept events of a recorded hour repeat another event of the window; found without the rule that dropped repeats."""
+        raw = self.raw.land(hour)
+        events = self._events(hour, raw)
+        if events.is_empty():
+            return 0
+        dropped = [entry["row"] for entry in self.workspace.report("repeats", hour)]
+        kept = events.filter(~pl.col("row").is_in(dropped))
+        earlier = (self._keys(Hour.parse(key), digest) for key, digest in self._window(hour).digests.items())
+        return dedupe.seen_twice(kept, _gathered(earlier), self._window_us)
 
     def open_parts(self, record: DedupedRecord) -> Iterator[list[bytes]]:
         """Yield the lines of a recorded hour, in order, in lists."""
@@ -102,7 +115,9 @@ class DedupedEvents:
             return "its own events changed"
         around = self._window(hour)
         differing = {
-            key for key in record.window.keys() | around.digests.keys() if record.window.get(key) != around.digests.get(key)
+            key
+            for key in record.window.keys() | around.digests.keys()
+            if record.window.get(key) != around.digests.get(key)
         }
         if not differing:
             return ""
@@ -152,7 +167,9 @@ class DedupedEvents:
             check_part(self.workspace.store, part)
         kept = sum(part.rows for part in parts)
         if kept + len(repeats) != raw.events:
-            raise WorkspaceError(f"hour {hour}: {raw.events} events landed, but {kept} were kept and {len(repeats)} are repeats; run the hour again, forced")
+            raise WorkspaceError(
+                f"hour {hour}: {raw.events} events landed, but {kept} were kept and {len(repeats)} are repeats; run the hour again, forced"
+            )
         self.workspace.put_report("repeats", hour, pass_.report)
         record = DedupedRecord(
             format=FORMAT,
@@ -186,7 +203,9 @@ def check_part(store: ObjectStore, part: PartRecord) -> None:
     unpacked = list(codec.unpack([data], part.name))
     rows = sum(block.count(b"\n") for block in unpacked)
     if sha256(data) != part.sha256 or rows != part.rows or not unpacked[-1].endswith(b"\n"):
-        raise WorkspaceError(f"{store.uri(part.name)} is not what was written ({rows} lines instead of {part.rows}); check the disk and run the hour again")
+        raise WorkspaceError(
+            f"{store.uri(part.name)} is not what was written ({rows} lines instead of {part.rows}); check the disk and run the hour again"
+        )
 
 
 class _SecondPass:
@@ -217,11 +236,12 @@ class _SecondPass:
             end = position + len(lines)
             if self._repeat[position:end].any():
                 for offset in np.flatnonzero(self._repeat[position:end]).tolist():
-                    self._note(name, numbers[offset], lines[offset], *self._repeats[position + offset])
+                    self._note(position + offset, name, numbers[offset], lines[offset])
             yield from compress(lines, self._keep[position:end].tolist())
             position = end
 
-    def _note(self, name: str, number: int, line: bytes, first_seen: int, conflict: bool) -> None:
+    def _note(self, row: int, name: str, number: int, line: bytes) -> None:
+        first_seen, conflict = self._repeats[row]
         event = envelope.read_line(line)
         assert isinstance(event, Envelope)
         client = timestamps.parse([event.client_event_time])[0]
@@ -230,6 +250,7 @@ class _SecondPass:
         self.repeated_types[event.event_type or ""] += 1
         self.report.append(
             {
+                "row": row,
                 "object": name,
                 "line": number,
                 "identity": identity.KINDS[kind[0]],

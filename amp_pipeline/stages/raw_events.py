@@ -6,7 +6,6 @@ needs an hour's key index may make it.
 
 from __future__ import annotations
 
-import base64
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -24,7 +23,7 @@ from amp_pipeline.sources import landing
 from amp_pipeline.sources.landing import ObjectReader
 from amp_pipeline.storage.objects import ObjectInfo, ObjectStore
 from amp_pipeline.workspace.records import Input, RawRecord
-from amp_pipeline.workspace.store import ProjectStore
+from amp_pipeline.workspace.store import ProjectStore, quarantined
 
 
 class RawEvents:
@@ -67,7 +66,9 @@ class RawEvents:
         inputs = self._inputs(hour)
         if record is not None:
             frozen = self._vanished(hour, record, inputs)
-            if frozen or (not force and self._judges_as(record) and _seen(record.inputs) == [_seen_now(*item) for item in inputs]):
+            if frozen or (
+                not force and self._judges_as(record) and _seen(record.inputs) == [_seen_now(*item) for item in inputs]
+            ):
                 self._current[hour] = record
                 return record
         record = self._read(hour, inputs, record)
@@ -92,7 +93,9 @@ class RawEvents:
                 left -= len(lines)
             if reader.sha256 != item.sha256:
                 self._current.pop(Hour.parse(record.hour), None)
-                raise LandingError(f"{self.source.uri(item.object)} changed while hour {record.hour} was read; run the hour again")
+                raise LandingError(
+                    f"{self.source.uri(item.object)} changed while hour {record.hour} was read; run the hour again"
+                )
 
     def _inputs(self, hour: Hour) -> list[tuple[str, str, ObjectInfo]]:
         """Return landing object, file of strays ("" for the object itself) and what is known of it, in order."""
@@ -152,7 +155,9 @@ class RawEvents:
             events=scan.events,
             quarantined=len(scan.quarantine),
             strays_in=scan.strays_in,
-            strays_out=dict(sorted((target.key, sum(map(len, found.values()))) for target, found in scan.strays.items())),
+            strays_out=dict(
+                sorted((target.key, sum(map(len, found.values()))) for target, found in scan.strays.items())
+            ),
             landed_bytes=scan.landed_bytes,
             keys=keys_digest,
             rows=rows_digest,
@@ -162,7 +167,9 @@ class RawEvents:
         )
         self.workspace.save("raw", hour, record)
         if before is not None and before.rows != rows_digest:
-            self.workspace.remove_other_data("rows", hour, [self.workspace.data_name("rows", hour, rows_digest, ".rows")])
+            self.workspace.remove_other_data(
+                "rows", hour, [self.workspace.data_name("rows", hour, rows_digest, ".rows")]
+            )
         return record
 
     def _scan_object(self, scan: _Scan, name: str, stray_file: str, info: ObjectInfo) -> Input:
@@ -210,7 +217,9 @@ class RawEvents:
             for name, lines in by_object.items()
         }
         plan = self.workspace.path("strays_from", hour, ".json")
-        planned: list[str] = msgspec.json.decode(self.workspace.store.get(plan)) if self.workspace.store.head(plan) else []
+        planned: list[str] = (
+            msgspec.json.decode(self.workspace.store.get(plan)) if self.workspace.store.head(plan) else []
+        )
         if not written and not planned:
             return
         self.workspace.store.put(plan, msgspec.json.encode(sorted({*written, *planned})))
@@ -269,20 +278,29 @@ class _Scan:
         for offset, item in enumerate(found):
             if item is None:
                 continue
-            bad = item if isinstance(item, Bad) else self._refusal(item, uploads[offset], clients[offset], times[offset])
+            bad = (
+                item if isinstance(item, Bad) else self._refusal(item, uploads[offset], clients[offset], times[offset])
+            )
             if bad is not None:
-                self._quarantine(name, numbers[offset], lines[offset], bad)
+                self.quarantine.append(quarantined(name, numbers[offset], lines[offset], bad))
             elif (target := uploads[offset] // MICROSECONDS) != self._hour.number:
                 by_object = self.strays.setdefault(Hour(target), {})
                 by_object.setdefault(name, []).append((numbers[offset], lines[offset]))
             else:
-                self._event(self.position + offset, lines[offset], events[offset], uploads[offset], clients[offset], times[offset])
+                self._event(
+                    self.position + offset,
+                    lines[offset],
+                    events[offset],
+                    uploads[offset],
+                    clients[offset],
+                    times[offset],
+                )
         self.position += len(lines)
 
     def add_truncated(self, name: str, number: int, rest: bytes) -> None:
         """Take what stood between the last line end and the damage of an accepted object."""
         if rest.strip(b" \t\r"):
-            self._quarantine(name, number, rest, Bad("truncated", ""))
+            self.quarantine.append(quarantined(name, number, rest, Bad("truncated", "")))
         self.position += 1
 
     def _refusal(self, event: Envelope, upload: int | None, client: int | None, time: int | None) -> Bad | None:
@@ -312,15 +330,9 @@ class _Scan:
         self.event_types[event.event_type or ""] += 1
         winner = event.data.merged_amplitude_id if event.data else None
         if winner is not None and event.amplitude_id is not None:
-            self.made_merges.append(_made_merge(event.amplitude_id, winner, time if time is not None else client, upload))
-
-    def _quarantine(self, name: str, number: int, line: bytes, bad: Bad) -> None:
-        entry: dict[str, Any] = {"object": name, "line": number, "reason": bad.reason, "detail": bad.detail}
-        try:
-            entry["text"] = line.decode()
-        except UnicodeDecodeError:
-            entry["base64"] = base64.b64encode(line).decode()
-        self.quarantine.append(entry)
+            self.made_merges.append(
+                _made_merge(event.amplitude_id, winner, time if time is not None else client, upload)
+            )
 
 
 _NO_EVENT = Envelope()

@@ -84,9 +84,11 @@ class FolderStore(ObjectStore):
     @override
     def delete(self, name: str) -> None:
         target = self._folder / name
-        target.unlink(missing_ok=True)
-        if target.parent.is_dir():
-            _sync_folder(target.parent)
+        try:
+            target.unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        _sync_folder(target.parent)
 
 
 def _info(name: str, stat: os.stat_result) -> ObjectInfo:

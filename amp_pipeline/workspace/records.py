@@ -101,22 +101,37 @@ class DedupedRecord(msgspec.Struct, frozen=True, kw_only=True):
         return sum(part.rows for part in self.parts)
 
 
+class PairsRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The merged ids that landed or were made in an hour, repeats included."""
+
+    format: int
+    hour: str
+    inputs: list[Input]
+    made: dict[str, str]
+    """Digests of the records made from events, by project id."""
+    missing: list[int]
+    """Projects whose landing could not be read."""
+    pairs: str
+    """Digest of the records; empty where there are none."""
+    landed: int
+    quarantined: int
+    reasons: dict[str, int]
+
+
 class MergedRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The merged ids of an hour."""
+    """The merged ids of an hour, without repeats."""
 
     format: int
     hour: str
     fingerprint: str
-    inputs: list[Input]
     pairs: str
-    """Digest of the pairs that landed or were made, repeats included."""
-    made: dict[str, str]
-    """Digests of the records made from events, by project id."""
     window: dict[str, str]
+    """Digests of the records of earlier hours; hours without any are left out."""
+    missing: list[int]
     part: PartRecord | None
     landed: int
     quarantined: int
-    made_count: int
+    made: int
     repeats: int
     reasons: dict[str, int]
 
@@ -132,9 +147,13 @@ class DeliveryState(msgspec.Struct, frozen=True, kw_only=True):
     format: int
     hour: str
     fingerprint: str
+    settings: str
+    """Fingerprint of the delivery's settings alone."""
     manifest_sha256: str
-    filtered: int
-    delivered: int
+    files: dict[str, int]
+    """Names and sizes of the delivered files, as in the manifest."""
+    rows: dict[str, int]
+    """Delivered rows: events, merged_ids."""
 
 
 class LogEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -6,6 +6,7 @@ that are not there, and a run that is killed leaves the old record with the old 
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
@@ -14,19 +15,37 @@ import msgspec
 import polars as pl
 
 from amp_pipeline.core import codec, index
+from amp_pipeline.core.envelope import Bad
 from amp_pipeline.core.errors import ObjectNotFoundError, WorkspaceError
 from amp_pipeline.core.fingerprint import FORMAT
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.lines import split
 from amp_pipeline.storage.objects import ObjectInfo, ObjectStore
-from amp_pipeline.workspace.records import DedupedRecord, DeliveryState, LogEntry, MergedRecord, PartRecord, RawRecord
+from amp_pipeline.workspace.records import (
+    DedupedRecord,
+    DeliveryState,
+    LogEntry,
+    MergedRecord,
+    PairsRecord,
+    PartRecord,
+    RawRecord,
+)
 
-_Record = TypeVar("_Record", RawRecord, DedupedRecord, MergedRecord, DeliveryState)
+_Record = TypeVar("_Record", RawRecord, DedupedRecord, PairsRecord, MergedRecord, DeliveryState)
 
 
 def sha256(data: bytes) -> str:
     """Return the hexadecimal digest of ``data``."""
     return hashlib.sha256(data).hexdigest()
+
+
+def quarantined(name: str, number: int, line: bytes, bad: Bad) -> dict[str, Any]:
+    """Return the entry of a quarantined line: where it stood, why, and all of it (``text``, or ``base64`` where it is not UTF-8)."""
+    entry: dict[str, Any] = {"object": name, "line": number, "reason": bad.reason, "detail": bad.detail}
+    try:
+        return {**entry, "text": line.decode()}
+    except UnicodeDecodeError:
+        return {**entry, "base64": base64.b64encode(line).decode()}
 
 
 class HourStore:
@@ -51,7 +70,9 @@ class HourStore:
         try:
             found = msgspec.json.decode(data, type=record)
         except msgspec.MsgspecError as error:
-            raise WorkspaceError(f"{self.store.uri(name)} is damaged ({error}); delete it and run the hour again") from None
+            raise WorkspaceError(
+                f"{self.store.uri(name)} is damaged ({error}); delete it and run the hour again"
+            ) from None
         return found if found.format == FORMAT else None
 
     def save(self, kind: str, hour: Hour, record: msgspec.Struct) -> None:
@@ -70,7 +91,9 @@ class HourStore:
         except ObjectNotFoundError:
             raise WorkspaceError(f"{self.store.uri(name)} is gone; run the hour {hour} again, forced") from None
         if sha256(data) != digest:
-            raise WorkspaceError(f"{self.store.uri(name)} is not what was written; delete it and run the hour {hour} again, forced")
+            raise WorkspaceError(
+                f"{self.store.uri(name)} is not what was written; delete it and run the hour {hour} again, forced"
+            )
         return data
 
     def data_name(self, kind: str, hour: Hour, digest: str, ending: str) -> str:
@@ -92,6 +115,23 @@ class HourStore:
         for found in self.store.find(self.path(kind, hour, "-")):
             if found.name not in kept:
                 self.store.delete(found.name)
+
+    def report(self, kind: str, hour: Hour) -> list[dict[str, Any]]:
+        """Return the lines of a report (``quarantine``, ``repeats``), empty where there is none."""
+        try:
+            blocks = codec.unpack(self.store.chunks(self.path(kind, hour, ".jsonl.gz")), "report")
+            return [msgspec.json.decode(line) for lines in split(blocks) for line in lines]
+        except ObjectNotFoundError:
+            return []
+
+    def put_report(self, kind: str, hour: Hour, entries: Iterable[dict[str, Any]]) -> None:
+        """Write a report, or delete it where there are no entries."""
+        name = self.path(kind, hour, ".jsonl.gz")
+        part = codec.pack_one(msgspec.json.encode(entry) for entry in entries)
+        if part is not None:
+            self.store.put(name, part.data)
+        elif self.store.head(name) is not None:
+            self.store.delete(name)
 
 
 class ProjectStore(HourStore):
@@ -117,23 +157,6 @@ class ProjectStore(HourStore):
         """Return the rows of an hour."""
         return index.decode_rows(self.data("rows", hour, digest, ".rows"))
 
-    def report(self, kind: str, hour: Hour) -> list[dict[str, Any]]:
-        """Return the lines of a report (``quarantine``, ``repeats``), empty where there is none."""
-        try:
-            blocks = codec.unpack(self.store.chunks(self.path(kind, hour, ".jsonl.gz")), "report")
-            return [msgspec.json.decode(line) for lines in split(blocks) for line in lines]
-        except ObjectNotFoundError:
-            return []
-
-    def put_report(self, kind: str, hour: Hour, entries: Iterable[dict[str, Any]]) -> None:
-        """Write a report, or delete it where there are no entries."""
-        name = self.path(kind, hour, ".jsonl.gz")
-        part = codec.pack_one(msgspec.json.encode(entry) for entry in entries)
-        if part is not None:
-            self.store.put(name, part.data)
-        elif self.store.head(name) is not None:
-            self.store.delete(name)
-
     def part_name(self, hour: Hour, number: int, digest: str) -> str:
         """Return the name of a deduplicated part."""
         return self.path("deduped", hour, f"-{number}-{digest[:16]}.json.gz")
@@ -143,7 +166,9 @@ class ProjectStore(HourStore):
         digest = part.sha256
         name = self.part_name(hour, number, digest)
         self.store.put(name, part.data)
-        return PartRecord(name=name, rows=part.rows, bytes=len(part.data), unpacked_bytes=part.unpacked_bytes, sha256=digest)
+        return PartRecord(
+            name=name, rows=part.rows, bytes=len(part.data), unpacked_bytes=part.unpacked_bytes, sha256=digest
+        )
 
     def stray_files(self, day: str) -> list[ObjectInfo]:
         """Return the files of strays that belong to hours of ``day``."""

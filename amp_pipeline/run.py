@@ -1,0 +1,107 @@
+"""An organization's stages, wired to their stores: what one run sees of landing, workspace and buckets.
+
+Made anew for each run, since listings and records are remembered while it lasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from typing import NamedTuple
+
+from amp_pipeline.config import Delivery, Organization, Project
+from amp_pipeline.core.errors import DeliveryError
+from amp_pipeline.core.hours import Hour
+from amp_pipeline.destinations.archive import Archive, By, Receipt
+from amp_pipeline.stages.deduped_events import DedupedEvents
+from amp_pipeline.stages.merged_ids import MergedIds
+from amp_pipeline.stages.raw_events import RawEvents
+from amp_pipeline.storage.objects import ObjectStore
+from amp_pipeline.storage.urls import open_store
+from amp_pipeline.workspace.store import OrganizationStore, ProjectStore
+
+
+class Stale(NamedTuple):
+    """An hour that has to run again, and why."""
+
+    hour: Hour
+    why: str
+
+
+class ProjectRun:
+    """The stages of one project."""
+
+    def __init__(self, of: OrganizationRun, project: Project) -> None:
+        """Wire ``project`` to the stores of ``of``."""
+        self._of = of
+        self.project = project
+        self.workspace = ProjectStore(of.workspace, of.organization.id, project.id)
+        self.raw = RawEvents(project, of.open_store(project.source.url), self.workspace)
+        self.deduped = DedupedEvents(self.raw)
+
+    def archive(self, delivery: Delivery) -> Archive:
+        """Return a delivery of the project."""
+        return Archive(
+            self._of.organization, self.project, delivery, self._of.workspace, self._of.open_store(delivery.url)
+        )
+
+    def deliver(self, archive: Archive, delivery: Delivery, hour: Hour, by: By, *, force: bool = False) -> Receipt:
+        """Deliver ``hour`` as it is on record.
+
+        Raises:
+            DeliveryError: An asset that the delivery takes its files from has not run for the hour.
+        """
+        events = self.workspace.deduped(hour)
+        merged = self._of.merged_workspace.merged(hour) if "merged_ids" in delivery.what else None
+        if events is None:
+            raise DeliveryError(
+                f"hour {hour} is not deduplicated yet; materialize {self.project.slug}/deduped_events for it first"
+            )
+        if merged is None and "merged_ids" in delivery.what:
+            raise DeliveryError(
+                f"hour {hour} has no merged ids yet; materialize {self._of.organization.slug}/merged_ids for it first"
+            )
+        return archive.deliver(hour, events, merged, by, force=force)
+
+    def stale(self, hours: Iterable[Hour]) -> Iterator[Stale]:
+        """Yield the hours that have to run again: never run, changed, touched by late data, or not delivered as they are on record."""
+        deliveries = [(self.archive(delivery), delivery) for delivery in self.project.deliveries if delivery.enabled]
+        for hour in hours:
+            if why := self._why_stale(hour, deliveries):
+                yield Stale(hour, why)
+
+    def _why_stale(self, hour: Hour, deliveries: list[tuple[Archive, Delivery]]) -> str:
+        record = self.workspace.deduped(hour)
+        if record is None:
+            return "never run"
+        if why := self.deduped.is_stale(hour, record):
+            return why
+        for archive, delivery in deliveries:
+            merged = self._of.merged_workspace.merged(hour) if "merged_ids" in delivery.what else None
+            if "merged_ids" in delivery.what and (merged is None or self._of.merged.is_stale(hour, merged)):
+                return "its merged ids changed"
+            state = archive.state.state(hour)
+            if state is None or state.fingerprint != archive.fingerprint(record, merged):
+                return f"not delivered to {delivery.name} as it is now"
+        return ""
+
+
+class OrganizationRun:
+    """The stages of an organization."""
+
+    def __init__(self, organization: Organization, open_store: Callable[[str], ObjectStore] = open_store) -> None:
+        """Wire ``organization`` to the stores at its urls."""
+        self.organization = organization
+        self.open_store = open_store
+        self.workspace = open_store(organization.workspace)
+        self.merged_workspace = OrganizationStore(self.workspace, organization.id)
+
+    @cached_property
+    def projects(self) -> dict[str, ProjectRun]:
+        """The organization's projects by slug."""
+        return {project.slug: ProjectRun(self, project) for project in self.organization.projects}
+
+    @cached_property
+    def merged(self) -> MergedIds:
+        """The organization's merged ids."""
+        return MergedIds(self.organization, [one.raw for one in self.projects.values()], self.merged_workspace)

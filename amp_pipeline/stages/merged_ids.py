@@ -1,0 +1,210 @@
+"""The merged ids of an organization: one file an hour, from landed merged-id files and from the events of all its projects.
+
+Like key indexes, what landed or was made in an hour depends on that hour alone, and whoever needs it may make it; repeats are
+found by looking back over the window.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import timedelta
+
+import msgspec
+
+from amp_pipeline.config import Organization
+from amp_pipeline.core import codec, merged_ids
+from amp_pipeline.core.envelope import Bad
+from amp_pipeline.core.errors import LandingError
+from amp_pipeline.core.fingerprint import FORMAT, fingerprint
+from amp_pipeline.core.hours import Hour, between
+from amp_pipeline.core.lines import is_blank, split
+from amp_pipeline.core.merged_ids import Merge
+from amp_pipeline.sources import landing
+from amp_pipeline.sources.landing import Listing, ObjectReader
+from amp_pipeline.stages.raw_events import RawEvents
+from amp_pipeline.storage.objects import ObjectInfo, ObjectStore
+from amp_pipeline.workspace.records import Input, MergedRecord, PairsRecord, PartRecord
+from amp_pipeline.workspace.store import OrganizationStore, quarantined
+
+
+class MergedIds:
+    """The merged ids of an organization, as one run sees them."""
+
+    def __init__(self, organization: Organization, raw: Sequence[RawEvents], workspace: OrganizationStore) -> None:
+        """Merge what the landings and the projects of ``raw`` have."""
+        self.workspace = workspace
+        self._hours_back = organization.merged_ids_window // timedelta(hours=1)
+        self._raw = sorted(raw, key=lambda one: one.project.id)
+        self._first = organization.first_hour
+        self._listings: dict[tuple[str, str], tuple[ObjectStore, Listing]] = {}
+        for one in raw:
+            source = one.project.source
+            listing = landing.merged_ids(one.source, source, organization.id)
+            self._listings.setdefault((source.url, source.merged_ids), (one.source, listing))
+        self._current: dict[Hour, PairsRecord] = {}
+        self._pairs: dict[str, list[Merge]] = {}
+
+    def merge(self, hour: Hour, *, force: bool = False) -> MergedRecord:
+        """Return the merged ids of ``hour``, writing its file where that has changed.
+
+        Raises:
+            LandingError: A landed merged-id object is damaged.
+        """
+        here = self.collect(hour)
+        window = self._window(hour)
+        before = self.workspace.merged(hour)
+        merges = self.merges(hour, here.pairs)
+        kept = merged_ids.drop_repeats(merges, self.earlier(window)) if merges else []
+        decided = fingerprint([merge.text for merge in kept], here.landed, here.quarantined)
+        if before is not None and before.fingerprint == decided and not force:
+            record = msgspec.structs.replace(before, window=window, pairs=here.pairs, missing=here.missing)
+            if record != before:
+                self.workspace.save("merged_ids", hour, record)
+            return record
+        part = codec.pack_one(merge.line for merge in kept)
+        stored = self._put(hour, part) if part is not None else None
+        made = sum(merge.made for merge in merges)
+        record = MergedRecord(
+            format=FORMAT,
+            hour=hour.key,
+            fingerprint=decided,
+            pairs=here.pairs,
+            window=window,
+            missing=here.missing,
+            part=stored,
+            landed=here.landed,
+            quarantined=here.quarantined,
+            made=made,
+            repeats=len(merges) - len(kept),
+            reasons=here.reasons,
+        )
+        self.workspace.save("merged_ids", hour, record)
+        self.workspace.remove_other_data("merged_ids", hour, [stored.name] if stored else [])
+        return record
+
+    def is_stale(self, hour: Hour, record: MergedRecord) -> bool:
+        """Tell whether a recorded hour would come out otherwise today."""
+        here = self.collect(hour)
+        window = self._window(hour)
+        if here.pairs == record.pairs and window == record.window:
+            return False
+        merges = self.merges(hour, here.pairs)
+        kept = merged_ids.drop_repeats(merges, self.earlier(window)) if merges else []
+        return fingerprint([merge.text for merge in kept], here.landed, here.quarantined) != record.fingerprint
+
+    def collect(self, hour: Hour) -> PairsRecord:
+        """Return what landed or was made in ``hour``, repeats included."""
+        if hour in self._current:
+            return self._current[hour]
+        before = self.workspace.load("pairs", hour, PairsRecord)
+        objects = [(store, info) for store, listing in self._listings.values() for info in listing.objects(hour)]
+        made: dict[str, str] = {}
+        missing: list[int] = []
+        for one in self._raw:
+            try:
+                if one.project.holds(hour) and one.has_landed(hour):
+                    made[str(one.project.id)] = one.land(hour).made_merges
+            except LandingError:
+                missing.append(one.project.id)
+        seen = [(store.uri(info.name), info.size, info.version) for store, info in objects]
+        if (
+            before is not None
+            and seen == [(item.object, item.size, item.version) for item in before.inputs]
+            and before.made == made
+        ):
+            record = before
+        else:
+            record = self._read(hour, objects, made, missing)
+        self._current[hour] = record
+        return record
+
+    def merges(self, hour: Hour, pairs: str) -> list[Merge]:
+        """Return recorded merges by their digest."""
+        if not pairs:
+            return []
+        if pairs not in self._pairs:
+            data = self.workspace.data("pairs", hour, pairs, ".jsonl.gz")
+            self._pairs[pairs] = [
+                msgspec.json.decode(line, type=Merge) for lines in split(codec.unpack([data], pairs)) for line in lines
+            ]
+        return self._pairs[pairs]
+
+    def earlier(self, window: dict[str, str]) -> list[Merge]:
+        """Return the merges of the hours of a window."""
+        return [merge for key, pairs in window.items() for merge in self.merges(Hour.parse(key), pairs)]
+
+    def _window(self, hour: Hour) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for earlier in between(max(hour + -self._hours_back, self._first), hour + -1):
+            if self._has_any(earlier):
+                try:
+                    pairs = self.collect(earlier).pairs
+                except LandingError:
+                    continue
+                if pairs:
+                    found[earlier.key] = pairs
+        return found
+
+    def _has_any(self, hour: Hour) -> bool:
+        return any(listing.objects(hour) for _, listing in self._listings.values()) or any(
+            one.project.holds(hour) and one.has_landed(hour) for one in self._raw
+        )
+
+    def _read(
+        self, hour: Hour, objects: list[tuple[ObjectStore, ObjectInfo]], made: dict[str, str], missing: list[int]
+    ) -> PairsRecord:
+        merges: list[Merge] = []
+        quarantine: list[dict[str, object]] = []
+        inputs: list[Input] = []
+        for store, info in objects:
+            inputs.append(_read_object(store, info, merges, quarantine))
+        landed = len(merges)
+        for one in self._raw:
+            if digest := made.get(str(one.project.id)):
+                data = one.workspace.data("made_merges", hour, digest, ".json.gz")
+                merges += [
+                    merged_ids.read_made(line) for lines in split(codec.unpack([data], digest)) for line in lines
+                ]
+        part = codec.pack_one(msgspec.json.encode(merge) for merge in merges)
+        record = PairsRecord(
+            format=FORMAT,
+            hour=hour.key,
+            inputs=inputs,
+            made=made,
+            missing=missing,
+            pairs=self.workspace.put_data("pairs", hour, part.data, ".jsonl.gz") if part else "",
+            landed=landed + len(quarantine),
+            quarantined=len(quarantine),
+            reasons=dict(sorted(Counter(str(entry["reason"]) for entry in quarantine).items())),
+        )
+        self.workspace.put_report("merged_quarantine", hour, quarantine)
+        self.workspace.save("pairs", hour, record)
+        return record
+
+    def _put(self, hour: Hour, part: codec.Part) -> PartRecord:
+        digest = self.workspace.put_data("merged_ids", hour, part.data, ".json.gz")
+        name = self.workspace.data_name("merged_ids", hour, digest, ".json.gz")
+        return PartRecord(
+            name=name, rows=part.rows, bytes=len(part.data), unpacked_bytes=part.unpacked_bytes, sha256=digest
+        )
+
+
+def _read_object(
+    store: ObjectStore, info: ObjectInfo, merges: list[Merge], quarantine: list[dict[str, object]]
+) -> Input:
+    reader = ObjectReader(store, info.name)
+    number = 0
+    for lines in reader.blocks():
+        for line in lines:
+            number += 1
+            if is_blank(line):
+                continue
+            found = merged_ids.read_landed(line)
+            if isinstance(found, Bad):
+                quarantine.append(quarantined(info.name, number, line, found))
+            else:
+                merges.append(found)
+    if reader.damage is not None:
+        raise LandingError(f"{store.uri(info.name)}: {reader.damage}; put a whole copy in its place")
+    return Input(object=store.uri(info.name), size=info.size, version=info.version, sha256=reader.sha256, lines=number)
