@@ -308,6 +308,18 @@ def organization(attributes: Mapping[str, Any], file: Path) -> Organization:
         ) from None
 
 
+def files_below(folder: Path) -> list[Path]:
+    """Return the ``defs.yaml`` files in and below ``folder``.
+
+    Raises:
+        ConfigError: There is no such folder, or no such file in it.
+    """
+    found = sorted(folder.rglob(FILE_NAME))
+    if not found:
+        raise ConfigError(f"{folder} holds no {FILE_NAME}; write one there, or name another folder")
+    return found
+
+
 def read(file: Path, environment: Mapping[str, str]) -> list[Organization]:
     """Return the organizations of a ``defs.yaml``; documents of other component types are passed over.
 

@@ -133,7 +133,11 @@ class ArchiveNames:
 
     def part(self, hour: Hour, index: int) -> str:
         """Return the name of the part number ``index``, counted from 0."""
-        return f"{self.project}/{self.project}_{self._hour(hour)}#{self.first_part + index}.json.gz"
+        return f"{self.events_prefix(hour)}{self.first_part + index}.json.gz"
+
+    def events_prefix(self, hour: Hour) -> str:
+        """Return what the names of the parts of ``hour`` begin with."""
+        return f"{self.project}/{self.project}_{self._hour(hour)}#"
 
     def events_prefixes(self, hour: Hour) -> list[str]:
         """Return what names of parts of ``hour`` begin with, padded or not: ``names`` may have been set anew."""

@@ -139,6 +139,20 @@ class Archive:
         with tempfile.TemporaryDirectory(prefix="amp_pipeline-") as scratch:
             return self._commit(hour, events, merged, by, decided, state, Path(scratch), force)
 
+    def holds(self, hour: Hour, manifest: Manifest) -> bool:
+        """Tell whether the bucket holds what ``manifest`` says of ``hour``: files, sizes, marker, and the manifest itself."""
+        return self._manifest_bytes(hour) == encode(manifest) and self._stands(
+            hour, {file.name: file.bytes for file in manifest.files}
+        )
+
+    def delivered_hours(self) -> set[Hour]:
+        """Return the hours that were delivered at least once."""
+        return self.state.hours("state")
+
+    def events_uri(self, hour: Hour) -> str:
+        """Return where the hour's parts are, for people."""
+        return self.store.uri(self.names.events_prefix(hour) + "*")
+
     def _commit(
         self,
         hour: Hour,

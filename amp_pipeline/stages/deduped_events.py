@@ -50,6 +50,10 @@ class DedupedEvents:
         self._window_us = raw.project.dedupe.window // timedelta(microseconds=1)
         self._cache: dict[str, pl.DataFrame] = {}
 
+    def uri(self, hour: Hour) -> str:
+        """Return where the hour's files are, for people."""
+        return self.workspace.uri("deduped", hour)
+
     def dedupe(self, hour: Hour, *, force: bool = False) -> DedupedRecord:
         """Return what is left of ``hour`` without repeats, writing its parts where that has changed.
 

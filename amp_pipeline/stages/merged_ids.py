@@ -45,6 +45,10 @@ class MergedIds:
         self._current: dict[Hour, PairsRecord] = {}
         self._pairs: dict[str, list[Merge]] = {}
 
+    def uri(self, hour: Hour) -> str:
+        """Return where the hour's files are, for people."""
+        return self.workspace.uri("merged_ids", hour)
+
     def merge(self, hour: Hour, *, force: bool = False) -> MergedRecord:
         """Return the merged ids of ``hour``, writing its file where that has changed.
 

@@ -49,6 +49,11 @@ class RawEvents:
         """Tell whether anything of ``hour`` is in the landing, in strays, or on record."""
         return bool(self._listing.objects(hour) or self._strays_to(hour)) or self.workspace.raw(hour) is not None
 
+    def uri(self, hour: Hour) -> str:
+        """Return where the hour's landing objects are, for people."""
+        objects = self._listing.objects(hour)
+        return self.source.uri(objects[0].name) if objects else self.source.uri(self._pattern.listing_prefix(hour.date))
+
     def land(self, hour: Hour, *, force: bool = False) -> RawRecord:
         """Return what landed in ``hour``, reading the landing where it is new or has changed.
 

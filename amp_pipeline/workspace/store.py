@@ -79,6 +79,19 @@ class HourStore:
         """Write a record."""
         self.store.put(self.path(kind, hour, ".json"), msgspec.json.encode(record, order="deterministic"))
 
+    def hours(self, kind: str) -> set[Hour]:
+        """Return the hours that have a record."""
+        names = [
+            found.name.split("/")[-2:]
+            for found in self.store.find(f"{self.folder}/{kind}/")
+            if found.name.endswith(".json")
+        ]
+        return {Hour.parse(f"{day}-{file[:2]}:00") for day, file in names}
+
+    def uri(self, kind: str, hour: Hour) -> str:
+        """Return where the data objects of an hour are, for people."""
+        return self.store.uri(self.path(kind, hour, "-*"))
+
     def data(self, kind: str, hour: Hour, digest: str, ending: str) -> bytes:
         """Return a data object's bytes, held against its digest.
 

@@ -1,0 +1,72 @@
+"""The component that a ``defs.yaml`` names: an organization, its projects and deliveries."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster.components.component_scaffolding import scaffold_component
+from pydantic import BaseModel, ConfigDict
+
+from amp_pipeline import config
+from amp_pipeline.defs.assets import organization_assets
+
+
+class _Attributes(BaseModel):
+    """Takes anything: :mod:`amp_pipeline.config` refuses what is wrong, and names the field. Its schema is shown."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return config.Organization.model_json_schema(*args, **kwargs)
+
+
+class _Scaffolder(dg.Scaffolder):
+    """Writes a first ``defs.yaml`` to be filled in."""
+
+    def scaffold(self, request: dg.ScaffoldRequest) -> None:
+        scaffold_component(
+            request,
+            {
+                "id": 1,
+                "slug": "my_organization",
+                "workspace": "/data/amp_pipeline/workspace",
+                "projects": [
+                    {
+                        "id": 1,
+                        "slug": "my_project",
+                        "first_hour": "2026-01-01-00:00",
+                        "source": {"url": "/data/landing"},
+                        "deliveries": [{"name": "all_events", "url": "/data/bucket"}],
+                    }
+                ],
+            },
+        )
+
+
+@dg.scaffold_with(_Scaffolder)
+class Organization(dg.Component):
+    """An organization whose behavioural events are delivered to buckets of its own: projects, their sources, and deliveries, an hour at a time."""
+
+    def __init__(self, organization: config.Organization) -> None:
+        """Make the component of ``organization``."""
+        self.organization = organization
+
+    @classmethod
+    def get_model_cls(cls) -> type[BaseModel] | None:
+        return _Attributes
+
+    @classmethod
+    def get_spec(cls) -> dg.ComponentTypeSpec:
+        return dg.ComponentTypeSpec(description=cls.__doc__, tags=["amplitude", "events", "export"])
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> "Organization":
+        written: Mapping[str, Any] = attributes.model_dump() if attributes is not None else {}
+        filled = context.resolution_context.resolve_value(written)
+        return cls(config.organization(filled, Path(context.path) / config.FILE_NAME))
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """Return the organization's assets and checks."""
+        return dg.Definitions(assets=organization_assets(self.organization), executor=dg.in_process_executor)
