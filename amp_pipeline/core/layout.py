@@ -90,6 +90,11 @@ class Pattern:
         )
         return filled.split("{", 1)[0]
 
+    @property
+    def common_prefix(self) -> str:
+        """The longest fixed beginning that all names share."""
+        return self._bound.split("{", 1)[0]
+
     def hour_of(self, name: str) -> Hour | None:
         """Return the hour that ``name`` tells, or None where ``name`` is not of this layout."""
         match = self._regex.fullmatch(name)

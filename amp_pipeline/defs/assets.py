@@ -37,9 +37,14 @@ def merged_ids_key(organization: Organization) -> dg.AssetKey:
     return dg.AssetKey([organization.slug, "merged_ids"])
 
 
-def delivery_key(project: Project, delivery: Delivery, noun: str) -> dg.AssetKey:
-    """Return an asset key of a delivery."""
-    return dg.AssetKey([project.slug, delivery.name, noun])
+def delivery_keys(project: Project, delivery: Delivery) -> dict[str, dg.AssetKey]:
+    """Return the asset keys of a delivery by their noun: archive and merged_ids as configured, and manifest."""
+    nouns = [
+        *(["archive"] if "events" in delivery.what else []),
+        *(["merged_ids"] if "merged_ids" in delivery.what else []),
+        "manifest",
+    ]
+    return {noun: dg.AssetKey([project.slug, delivery.name, noun]) for noun in nouns}
 
 
 def hours_of(first: Hour, last: Hour | None) -> dg.HourlyPartitionsDefinition:
@@ -154,7 +159,7 @@ are counted, not resolved.""",
 
 
 def _delivery(organization: Organization, project: Project, delivery: Delivery) -> dg.AssetsDefinition:
-    keys = {noun: delivery_key(project, delivery, noun) for noun in ("archive", "merged_ids", "manifest")}
+    keys = delivery_keys(project, delivery)
     manifest = keys["manifest"]
 
     @dg.multi_asset(
@@ -177,9 +182,7 @@ def _delivery(organization: Organization, project: Project, delivery: Delivery) 
         done = each_hour(
             context,
             lambda hour: run.deliver(archive, delivery, hour, by, force=config.force),
-            lambda receipt: _described(
-                archive, receipt, {noun: key for noun, key in keys.items() if _delivers(delivery, noun)}
-            ),
+            lambda receipt: _described(archive, receipt, keys),
         )
         results = [
             checks.report("counts_add_up", checks.broken_sums(done), len(done)),
@@ -187,8 +190,7 @@ def _delivery(organization: Organization, project: Project, delivery: Delivery) 
             checks.report("no_hour_is_missing", checks.gaps(run, archive, max(done)), len(done), warn=True),
         ]
         for noun, key in keys.items():
-            if _delivers(delivery, noun):
-                yield dg.MaterializeResult(asset_key=key, check_results=results if noun == "manifest" else [])
+            yield dg.MaterializeResult(asset_key=key, check_results=results if noun == "manifest" else [])
 
     return deliver
 
@@ -200,11 +202,12 @@ def _delivery_specs(organization: Organization, project: Project, delivery: Deli
         "owners": list(organization.owners),
         "tags": {**_tags(organization, project), "delivery": delivery.name},
     }
+    keys = delivery_keys(project, delivery)
     specs: list[dg.AssetSpec] = []
     if "events" in delivery.what:
         specs.append(
             dg.AssetSpec(
-                delivery_key(project, delivery, "archive"),
+                keys["archive"],
                 deps=[deduped_events_key(project)],
                 kinds={"json", "gzip"},
                 metadata={"dagster/column_schema": metadata.COLUMN_SCHEMA, "bucket": delivery.url},
@@ -217,7 +220,7 @@ def _delivery_specs(organization: Organization, project: Project, delivery: Deli
     if "merged_ids" in delivery.what:
         specs.append(
             dg.AssetSpec(
-                delivery_key(project, delivery, "merged_ids"),
+                keys["merged_ids"],
                 deps=[merged_ids_key(organization)],
                 kinds={"json", "gzip"},
                 metadata={"dagster/column_schema": metadata.MERGED_IDS_SCHEMA, "bucket": delivery.url},
@@ -227,7 +230,7 @@ def _delivery_specs(organization: Organization, project: Project, delivery: Deli
         )
     specs.append(
         dg.AssetSpec(
-            delivery_key(project, delivery, "manifest"),
+            keys["manifest"],
             # The counts of a delivery of merged ids alone still come from the hour's events.
             deps=[spec.key for spec in specs]
             if "events" in delivery.what
@@ -254,10 +257,6 @@ def _described(archive: Archive, receipt: Receipt, keys: dict[str, dg.AssetKey])
         "manifest": lambda: metadata.of_manifest(receipt),
     }
     return {key: described[noun]() for noun, key in keys.items()}
-
-
-def _delivers(delivery: Delivery, noun: str) -> bool:
-    return noun == "manifest" or (noun == "archive" and "events" in delivery.what) or noun in delivery.what
 
 
 def _tags(organization: Organization, project: Project) -> dict[str, str]:

@@ -14,7 +14,7 @@ _Done = TypeVar("_Done")
 PROGRESS_SECONDS = 5.0
 """A long range says how far it is this often; each line in Dagster's log costs about 15 ms on SQLite."""
 
-_SHOWN = 20
+_FAILED = "failed_hours"
 
 
 class HourOptions(dg.Config):
@@ -65,11 +65,19 @@ def each_hour(
 
 
 def _failure(failed: Mapping[Hour, str], total: int) -> dg.Failure:
-    first = next(iter(failed.items()))
-    records = [dg.TableRecord({"hour": hour.key, "what": what}) for hour, what in list(failed.items())[:_SHOWN]]
+    hour, what = next(iter(failed.items()))
+    records = [dg.TableRecord({"hour": hour.key, "what": what}) for hour, what in failed.items()]
     return dg.Failure(
-        description=f"{len(failed)} of {total} hours failed; the others are done. {first[0]}: {first[1]}",
-        metadata={"failed_hours": len(failed), "first_failures": dg.MetadataValue.table(records)},
+        description=f"{len(failed)} of {total} hours failed; the others are done. {hour}: {what}",
+        metadata={_FAILED: dg.MetadataValue.table(records)},
         # What failed says what to mend; trying again at once would fail in the same way.
         allow_retries=False,
     )
+
+
+def failed_hours(failure: Any) -> dict[Hour, str]:
+    """Return the hours that a failure of :func:`each_hour` names, and why; none where something else failed."""
+    table = failure.metadata.get(_FAILED) if failure is not None else None
+    if not isinstance(table, dg.TableMetadataValue):
+        return {}
+    return {Hour.parse(str(record.data["hour"])): str(record.data["what"]) for record in table.records}

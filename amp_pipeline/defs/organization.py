@@ -69,4 +69,4 @@ class Organization(dg.Component):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Return the organization's assets and checks."""
-        return dg.Definitions(assets=organization_assets(self.organization), executor=dg.in_process_executor)
+        return dg.Definitions(assets=organization_assets(self.organization))

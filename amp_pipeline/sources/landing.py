@@ -30,6 +30,11 @@ class Listing:
             self._days[hour.date] = self._list(hour.date)
         return self._days[hour.date].get(hour, [])
 
+    def hours(self) -> list[Hour]:
+        """Return all hours that have objects, in order; this lists the whole landing."""
+        hours = (self._pattern.hour_of(info.name) for info in self._store.find(self._pattern.common_prefix))
+        return sorted({hour for hour in hours if hour is not None})
+
     def _list(self, day: date) -> dict[Hour, list[ObjectInfo]]:
         found: dict[Hour, list[ObjectInfo]] = {}
         for info in self._store.find(self._pattern.listing_prefix(day)):

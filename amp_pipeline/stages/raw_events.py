@@ -80,6 +80,10 @@ class RawEvents:
         self._current[hour] = record
         return record
 
+    def landed_hours(self) -> list[Hour]:
+        """Return all hours that have objects in the landing; this lists all of it."""
+        return self._listing.hours()
+
     def is_gone(self, hour: Hour, record: RawRecord) -> bool:
         """Tell whether the hour's landing objects, which there once were, are gone."""
         return not self._listing.objects(hour) and any(not item.stray_file for item in record.inputs)

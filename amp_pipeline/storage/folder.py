@@ -22,10 +22,11 @@ _ABANDONED_AFTER_SECONDS = 24 * 3600
 class FolderStore(ObjectStore):
     """Objects as files below a folder, which is made by the first write."""
 
-    def __init__(self, folder: Path) -> None:
-        """Use ``folder``, which need not exist."""
+    def __init__(self, folder: Path, *, durable: bool = True) -> None:
+        """Use ``folder``, which need not exist; without ``durable`` nothing waits for the disk (scratch)."""
         super().__init__(str(folder))
         self._folder = folder
+        self._durable = durable
 
     @override
     def find(self, prefix: str) -> list[ObjectInfo]:
@@ -77,9 +78,11 @@ class FolderStore(ObjectStore):
         with written.open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if self._durable:
+                os.fsync(file.fileno())
         written.replace(target)
-        _sync_folder(target.parent)
+        if self._durable:
+            _sync_folder(target.parent)
 
     @override
     def delete(self, name: str) -> None:

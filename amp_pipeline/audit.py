@@ -1,0 +1,364 @@
+"""The audit: is what lies in the buckets what the landing demands, by every law that can be held after the fact?
+
+It trusts neither manifests nor workspace. The landing is read again into a scratch workspace, the hours are deduplicated and delivered to scratch buckets, and what is
+really there is held against that, line by line. Hours whose landing is gone are held against the workspace's own record.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from amp_pipeline.config import Delivery, Organization, Project
+from amp_pipeline.core import codec
+from amp_pipeline.core.errors import AmpError, DamagedObjectError, ObjectNotFoundError
+from amp_pipeline.core.hours import Hour, between, window
+from amp_pipeline.core.lines import split
+from amp_pipeline.core.manifest import File, Manifest, broken_sum, decode
+from amp_pipeline.destinations.archive import Archive, By
+from amp_pipeline.run import OrganizationRun, ProjectRun
+from amp_pipeline.storage.folder import FolderStore
+from amp_pipeline.storage.objects import ObjectStore
+from amp_pipeline.storage.urls import open_store
+from amp_pipeline.workspace.store import sha256
+
+CARRIED = "law 1, lines are carried"
+NOTHING_LOST = "law 2, nothing is lost"
+ORDER = "law 3, the order of runs does not matter"
+STABLE = "law 4, running again changes nothing"
+NOT_LIED_TO = "law 5, readers are never lied to"
+EMPTY = "law 6, an empty hour is a delivered hour"
+OWNERSHIP = "ownership, a bucket belongs to one organization"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A law that is broken, and where."""
+
+    law: str
+    what: str
+
+
+@dataclass
+class HourAudit:
+    """What the audit found in one hour of one delivery."""
+
+    hour: Hour
+    delivery: str
+    landed: int = 0
+    quarantined: int = 0
+    repeats: int = 0
+    filtered: int = 0
+    delivered: int = 0
+    parts: int = 0
+    bytes: int = 0
+    state: str = "ok"
+    """ok, broken, missing (never delivered), failed (its landing can't be read), frozen (ok, but its landing is gone)."""
+    findings: list[Finding] = field(default_factory=list[Finding])
+
+    def add(self, law: str, what: str) -> None:
+        """Note a broken law."""
+        self.findings.append(Finding(law, what))
+        self.state = "broken"
+
+
+def audit(
+    organization: Organization,
+    project: Project,
+    hours: Sequence[Hour],
+    open_store: Callable[[str], ObjectStore] = open_store,
+) -> Iterator[HourAudit]:
+    """Yield what is found in each of ``hours`` for each delivery of ``project``, hour by hour."""
+    with tempfile.TemporaryDirectory(prefix="amp_pipeline-audit-") as folder:
+        scratch = _scratch_stores(organization, Path(folder), open_store)
+        real = OrganizationRun(organization, open_store)
+        again = OrganizationRun(organization, scratch)
+        _copy_acceptances(real, again)
+        _land_around(again.projects[project.slug], hours)
+        checker = _Checker(real, again, project)
+        for hour in hours:
+            yield from checker.hour(hour)
+
+
+def _scratch_stores(
+    organization: Organization, folder: Path, open_store: Callable[[str], ObjectStore]
+) -> Callable[[str], ObjectStore]:
+    """Return a way to open stores in which workspace and buckets are scratch, and landings are what they are."""
+    urls = [
+        organization.workspace,
+        *(delivery.url for project in organization.projects for delivery in project.deliveries),
+    ]
+    written = {url: FolderStore(folder / str(number), durable=False) for number, url in enumerate(dict.fromkeys(urls))}
+    return lambda url: written[url] if url in written else open_store(url)
+
+
+def _copy_acceptances(real: OrganizationRun, again: OrganizationRun) -> None:
+    for run in real.projects.values():
+        for found in real.workspace.find(f"{run.workspace.folder}/accepted/"):
+            again.workspace.put(found.name, real.workspace.get(found.name))
+
+
+def _land_around(run: ProjectRun, hours: Sequence[Hour]) -> None:
+    """Land the hours, those before them that the window reaches, and all later ones: any file may hold strays of ours."""
+    first, _ = window(hours[0], run.project.dedupe.window)
+    for hour in run.raw.landed_hours():
+        if hour >= first and run.project.holds(hour):
+            try:
+                run.raw.land(hour)
+            except AmpError:
+                continue
+
+
+class _Checker:
+    """Holds the hours of a project against what they would be if they were made anew."""
+
+    def __init__(self, real: OrganizationRun, again: OrganizationRun, project: Project) -> None:
+        self._organization = real.organization
+        self._real = real.projects[project.slug]
+        self._again = again.projects[project.slug]
+        self._merged = again.merged
+        self._project = project
+        self._deliveries = [
+            (delivery, self._real.archive(delivery), self._again.archive(delivery))
+            for delivery in project.deliveries
+            if delivery.enabled
+        ]
+        self._owned: dict[str, list[Finding]] = {}
+
+    def hour(self, hour: Hour) -> Iterator[HourAudit]:
+        """Yield the findings of one hour, by delivery."""
+        frozen = self._is_frozen(hour)
+        try:
+            workspace = [] if frozen else self._workspace(hour)
+        except AmpError as error:
+            for delivery, _, _ in self._deliveries:
+                yield HourAudit(hour, delivery.name, state="failed", findings=[Finding("landing", str(error))])
+            return
+        for delivery, archive, archive_again in self._deliveries:
+            found = HourAudit(hour, delivery.name)
+            if archive.state.state(hour) is None and not archive.store.head(archive.names.manifest(hour)):
+                found.state = "missing"
+                found.findings.append(Finding(NOTHING_LOST, "the hour was never delivered; deliver it"))
+            elif frozen:
+                self._frozen(hour, archive, found)
+            else:
+                for finding in workspace:
+                    found.add(finding.law, finding.what)
+                self._delivery(hour, delivery, archive, archive_again, found)
+            for finding in self._owner(delivery, archive):
+                found.add(finding.law, finding.what)
+            yield found
+
+    def _is_frozen(self, hour: Hour) -> bool:
+        record = self._real.workspace.raw(hour)
+        return record is not None and self._real.raw.is_gone(hour, record)
+
+    def _workspace(self, hour: Hour) -> list[Finding]:
+        """Return what is wrong in the workspace: index, quarantine, repeats, deduplicated parts."""
+        expected = self._again.raw.land(hour)
+        self._again.deduped.dedupe(hour)
+        found: list[Finding] = []
+        record = self._real.workspace.raw(hour)
+        if record is None:
+            return found
+        try:
+            if record.keys != expected.keys or not self._real.workspace.keys(hour, record.keys).equals(
+                self._again.workspace.keys(hour, expected.keys)
+            ):
+                found.append(
+                    Finding(ORDER, "the key index is not what landed; materialize raw_events of the hour again, forced")
+                )
+        except AmpError as error:
+            found.append(Finding(ORDER, f"the key index can't be used: {error}"))
+        for report, law in (("quarantine", NOTHING_LOST), ("repeats", NOTHING_LOST)):
+            if self._report(self._real, report, hour) != self._report(self._again, report, hour):
+                found.append(
+                    Finding(
+                        law,
+                        f"the {report} report does not hold the lines that landed; materialize the hour again, forced",
+                    )
+                )
+        return found
+
+    @staticmethod
+    def _report(run: ProjectRun, kind: str, hour: Hour) -> list[str] | None:
+        try:
+            return [json.dumps(entry, sort_keys=True) for entry in run.workspace.report(kind, hour)]
+        except (DamagedObjectError, msgspec.MsgspecError):
+            return None
+
+    def _delivery(self, hour: Hour, delivery: Delivery, archive: Archive, again: Archive, found: HourAudit) -> None:
+        if "merged_ids" in delivery.what:
+            self._merged.merge(hour)
+        self._again.deliver(again, delivery, hour, By("audit", "", ""))
+        expected = decode(again.store.get(again.names.manifest(hour)))
+        self._count(expected, found)
+        actual = self._manifest(archive, hour, found)
+        raw = self._again.raw.land(hour)
+        landed = _LandedLines(lambda: [line for _, _, lines in self._again.raw.lines(raw) for line in lines])
+        for kind, named in (("events", expected), ("merged_ids", expected)):
+            wanted = [line for file in named.files if file.kind == kind for line in _lines(again.store, file.name)]
+            _Files(archive, hour, kind, found).hold(wanted, landed, actual)
+        if actual is not None:
+            _hold_manifest(actual, expected, found)
+        self._marker(archive, hour, delivery, expected, found)
+
+    def _frozen(self, hour: Hour, archive: Archive, found: HourAudit) -> None:
+        found.state = "frozen"
+        actual = self._manifest(archive, hour, found)
+        if actual is None:
+            return
+        self._count(actual, found)
+        if not archive.holds(hour, actual):
+            found.add(NOT_LIED_TO, "the bucket does not hold what the manifest says")
+        for file in actual.files:
+            if _digest(archive.store, file.name) != file.sha256:
+                found.add(NOT_LIED_TO, f"{file.name} is not what the manifest says")
+
+    def _count(self, manifest: Manifest, found: HourAudit) -> None:
+        counts = manifest.counts
+        found.landed, found.quarantined, found.repeats = counts.landed, counts.quarantined, counts.repeats
+        found.filtered, found.delivered = counts.filtered, counts.delivered
+        found.parts = sum(file.kind == "events" for file in manifest.files)
+        found.bytes = sum(file.bytes for file in manifest.files)
+
+    def _manifest(self, archive: Archive, hour: Hour, found: HourAudit) -> Manifest | None:
+        name = archive.names.manifest(hour)
+        try:
+            manifest = decode(archive.store.get(name))
+        except ObjectNotFoundError:
+            found.add(NOT_LIED_TO, f"{name} is missing")
+            return None
+        except msgspec.MsgspecError as error:
+            found.add(NOT_LIED_TO, f"{name} is no manifest: {error}")
+            return None
+        if problem := broken_sum(manifest):
+            found.add(NOTHING_LOST, f"{name} does not add up: {problem}")
+        return manifest
+
+    def _marker(self, archive: Archive, hour: Hour, delivery: Delivery, expected: Manifest, found: HourAudit) -> None:
+        name = archive.names.complete_marker(hour)
+        there = archive.store.head(name) is not None
+        if delivery.complete_markers and not there:
+            found.add(NOT_LIED_TO if expected.counts.delivered else EMPTY, f"{name} is missing")
+        if there and not delivery.complete_markers:
+            found.add(NOT_LIED_TO, f"{name} is there, but complete markers are switched off")
+
+    def _owner(self, delivery: Delivery, archive: Archive) -> list[Finding]:
+        if delivery.name not in self._owned:
+            name = archive.names.owner()
+            try:
+                owner = msgspec.json.decode(archive.store.get(name))["organization"]["id"]
+            except (ObjectNotFoundError, msgspec.MsgspecError, KeyError, TypeError):
+                owner = None
+            if owner == self._organization.id:
+                self._owned[delivery.name] = []
+            else:
+                what = f"{archive.store.uri(name)} names organization {owner}, not {self._organization.id}"
+                self._owned[delivery.name] = [Finding(OWNERSHIP, what)]
+        return self._owned[delivery.name]
+
+
+class _LandedLines:
+    """The lines that landed in an hour, counted when first asked for."""
+
+    def __init__(self, read: Callable[[], list[bytes]]) -> None:
+        self._read = read
+        self._known: Counter[bytes] | None = None
+
+    def __contains__(self, line: bytes) -> bool:
+        if self._known is None:
+            self._known = Counter(self._read())
+        return line in self._known
+
+
+class _Files:
+    """The files of one kind that a bucket holds of an hour."""
+
+    def __init__(self, archive: Archive, hour: Hour, kind: str, found: HourAudit) -> None:
+        self._archive = archive
+        self._kind = kind
+        self._found = found
+        names = archive.names
+        if kind == "events":
+            there = [info.name for prefix in names.events_prefixes(hour) for info in archive.store.find(prefix)]
+            self._names = sorted(there, key=lambda name: int(name.rpartition("#")[2].partition(".")[0] or 0))
+        else:
+            self._names = [names.merged_ids(hour)] if archive.store.head(names.merged_ids(hour)) else []
+
+    def hold(self, wanted: list[bytes], landed: _LandedLines, manifest: Manifest | None) -> None:
+        """Hold the files against the lines they must have, and against what the manifest says of them."""
+        named = {file.name: file for file in manifest.files if file.kind == self._kind} if manifest else {}
+        if self._kind == "merged_ids" and manifest is not None and manifest.merged_ids is None:
+            return
+        lines: list[bytes] = []
+        for name in self._names:
+            try:
+                lines += _lines(self._archive.store, name)
+            except DamagedObjectError as error:
+                self._found.add(NOT_LIED_TO, f"{error}")
+                return
+        self._compare(lines, wanted, landed)
+        for name in sorted({*self._names, *named} if manifest else ()):
+            self._hold_file(name, named.get(name))
+
+    def _compare(self, lines: list[bytes], wanted: list[bytes], landed: _LandedLines) -> None:
+        if lines == wanted:
+            return
+        extra, lacking = Counter(lines) - Counter(wanted), Counter(wanted) - Counter(lines)
+        changed = [line for line in extra if line not in landed] if self._kind == "events" else []
+        if changed:
+            self._found.add(CARRIED, f"{len(changed)} delivered lines never landed like that")
+        if lacking.total() > len(changed):
+            self._found.add(NOTHING_LOST, f"{lacking.total()} lines that should be delivered are not")
+        if extra.total() > len(changed):
+            self._found.add(
+                NOTHING_LOST, f"{extra.total() - len(changed)} lines are delivered that should not be, or twice"
+            )
+        if not extra and not lacking:
+            self._found.add(STABLE, "the lines are not in landing order")
+
+    def _hold_file(self, name: str, said: File | None) -> None:
+        if said is None:
+            self._found.add(NOT_LIED_TO, f"{name} is in no manifest")
+        elif name not in self._names:
+            self._found.add(NOT_LIED_TO, f"{name} is in the manifest, but not in the bucket")
+        elif _digest(self._archive.store, name) != said.sha256:
+            self._found.add(NOT_LIED_TO, f"{name} has other bytes than its manifest says")
+
+
+def _hold_manifest(actual: Manifest, expected: Manifest, found: HourAudit) -> None:
+    """Hold all a manifest says against what it should say; packed sizes and digests may differ by version of the packer and are held against the files."""
+    if actual.counts != expected.counts or actual.merged_ids != expected.merged_ids:
+        found.add(NOTHING_LOST, "the manifest's counts are not those of the landing")
+        return
+
+    def content(manifest: Manifest) -> Manifest:
+        files = [msgspec.structs.replace(file, bytes=0, sha256="") for file in manifest.files]
+        return msgspec.structs.replace(manifest, files=files)
+
+    if content(actual) != content(expected):
+        found.add(NOT_LIED_TO, "the manifest does not describe the hour as it landed")
+
+
+def _lines(store: ObjectStore, name: str) -> list[bytes]:
+    return [line for lines in split(codec.unpack(store.chunks(name), name)) for line in lines]
+
+
+def _digest(store: ObjectStore, name: str) -> str | None:
+    try:
+        return sha256(store.get(name))
+    except ObjectNotFoundError:
+        return None
+
+
+def hours_to_audit(project: Project, first: Hour | None, last: Hour | None, now: Hour) -> list[Hour]:
+    """Return the project's hours from ``first`` to ``last``, at most to the last finished hour before ``now``."""
+    end = min(hour for hour in (project.last_hour, last, now + -1) if hour is not None)
+    return list(between(max(project.first_hour, first or project.first_hour), end))

@@ -1,0 +1,213 @@
+"""``amp-pipeline``: what is done outside the Dagster UI. With ``definitions`` the only place that reads the environment and the clock."""
+
+import os
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import wraps
+from typing import Any
+
+import click
+import msgspec
+
+from amp_pipeline import __version__, config
+from amp_pipeline.audit import HourAudit, audit, hours_to_audit
+from amp_pipeline.config import Organization, Project
+from amp_pipeline.core.errors import AmpError, ConfigError
+from amp_pipeline.core.hours import Hour
+from amp_pipeline.run import OrganizationRun, ProjectRun
+from amp_pipeline.sources.landing import ObjectReader
+
+
+def _says_what_is_wrong(command: Callable[..., None]) -> Callable[..., None]:
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except AmpError as error:
+            raise click.ClickException(str(error)) from None
+
+    return wrapped
+
+
+class _HourParameter(click.ParamType):
+    name = "hour"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Hour:
+        if isinstance(value, Hour):
+            return value
+        for text in (value, f"{value}:00", f"{value}-00:00"):
+            try:
+                return Hour.parse(text)
+            except ValueError:
+                continue
+        self.fail(f"{value!r} is no hour; write 2024-05-06-10:00, or 2024-05-06 for its first hour", param, ctx)
+
+
+def _range(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option(
+            "--to",
+            "last",
+            type=_HourParameter(),
+            help="Last hour, UTC; the last finished one if not given. A day means its first hour.",
+        ),
+        click.option(
+            "--from",
+            "first",
+            type=_HourParameter(),
+            help="First hour, UTC, like 2024-05-06-10:00; the project's first if not given.",
+        ),
+        click.option("--project", "slug", help="The project's slug; all projects if not given."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, package_name="amp-pipeline")
+def main() -> None:
+    """Every event, once, every hour, in a bucket you own. The organizations are those that Dagster shows."""
+
+
+@main.command()
+@_range
+@click.option("--force", is_flag=True, help="Do everything again, even for hours in which nothing has changed.")
+@_says_what_is_wrong
+def deliver(slug: str | None, first: Hour | None, last: Hour | None, force: bool) -> None:
+    """Deliver hours through Dagster, and whatever late data in them touches.
+
+    The runs are kept in the Dagster instance at DAGSTER_HOME, as if its UI had started them. Exit status 1 where hours failed.
+    """
+    if "DAGSTER_HOME" not in os.environ:
+        raise ConfigError(
+            "DAGSTER_HOME is not set; set it to the folder of your Dagster instance (`make ui` uses .dagster_home of the repo)"
+        )
+    # Dagster takes 2 s to import, which the other commands don't need.
+    import dagster as dg
+
+    from amp_pipeline.definitions import defs
+    from amp_pipeline.defs.delivering import Delivering
+
+    failed = 0
+    with dg.DagsterInstance.get() as instance:
+        for organization, project in _projects(slug):
+            hours = hours_to_audit(project, first, last, _now())
+            click.echo(
+                f"{project.slug}: {len(hours)} hours to {', '.join(d.name for d in project.deliveries if d.enabled)}"
+            )
+            failed += len(Delivering(defs, instance, organization, click.echo).deliver(project, hours, force=force))
+    sys.exit(1 if failed else 0)
+
+
+@main.command()
+@_range
+@_says_what_is_wrong
+def stale(slug: str | None, first: Hour | None, last: Hour | None) -> None:
+    """Name the hours that have to run again, and why: late data, changed settings, never run."""
+    for organization, project in _projects(slug):
+        run = OrganizationRun(organization).projects[project.slug]
+        for hour, why in run.stale(hours_to_audit(project, first, last, _now())):
+            click.echo(f"{project.slug}  {hour}  {why}")
+
+
+@main.command(name="audit")
+@_range
+@click.option("--all-hours", is_flag=True, help="Print every hour, also those with no line and nothing wrong.")
+@_says_what_is_wrong
+def audit_command(slug: str | None, first: Hour | None, last: Hour | None, all_hours: bool) -> None:
+    """Read landing, workspace and buckets again and hold every law that can be held. Exit status 1 where one is broken.
+
+    Manifests are not trusted: the hours are made anew in scratch space and held against what is there, line by line.
+    """
+    broken = 0
+    for organization, project in _projects(slug):
+        hours = hours_to_audit(project, first, last, _now())
+        click.echo(f"{project.slug}: audit of {len(hours)} hours")
+        broken += _print_audit(list(audit(organization, project, hours)), all_hours=all_hours)
+    sys.exit(1 if broken else 0)
+
+
+@main.command()
+@click.option("--project", "slug", required=True, help="The project's slug.")
+@click.argument("landing_object")
+@_says_what_is_wrong
+def accept(slug: str, landing_object: str) -> None:
+    """Accept a damaged LANDING_OBJECT as it is, so that its good lines count, or that a vanished one is gone.
+
+    The acceptance holds for these very bytes: another damaged copy has to be accepted anew. Deliver the hour afterwards.
+    """
+    ((organization, project),) = _projects(slug)
+    run = OrganizationRun(organization).projects[project.slug]
+    digest = _digest_of(run, landing_object)
+    name = run.workspace.acceptance(landing_object, digest)
+    run.workspace.store.put(
+        name, msgspec.json.encode({"object": landing_object, "sha256": digest, "at": datetime.now(UTC).isoformat()})
+    )
+    click.echo(
+        f"accepted {run.raw.source.uri(landing_object)} {'as it is' if digest else 'as gone'}; deliver its hour again"
+    )
+
+
+def _digest_of(run: ProjectRun, name: str) -> str:
+    if run.project.events_pattern.hour_of(name) is None:
+        raise ConfigError(
+            f"{name!r} is no name of an event object of {run.project.slug}; name it relative to {run.project.source.url}"
+        )
+    if run.raw.source.head(name) is None:
+        return ""
+    reader = ObjectReader(run.raw.source, name)
+    for _ in reader.blocks():
+        pass
+    return reader.sha256
+
+
+def _projects(slug: str | None) -> list[tuple[Organization, Project]]:
+    from amp_pipeline.organizations import files
+
+    organizations = [one for file in files(os.environ) for one in config.read(file, os.environ)]
+    config.check_together(organizations)
+    known = [(organization, project) for organization in organizations for project in organization.projects]
+    chosen = [(organization, project) for organization, project in known if slug in (None, project.slug)]
+    if not chosen:
+        raise ConfigError(f"there is no project {slug}; known are {', '.join(project.slug for _, project in known)}")
+    return chosen
+
+
+def _now() -> Hour:
+    return Hour.of(datetime.now(UTC))
+
+
+_COLUMNS = ("landed", "quarantined", "repeats", "filtered", "delivered", "parts", "bytes")
+
+
+def _print_audit(found: list[HourAudit], *, all_hours: bool) -> int:
+    """Print a table by hour and a line for each broken law; return how many hours are not as they should be."""
+    width = max([len(item.delivery) for item in found] + [8])
+    click.echo(f"{'hour':16}  {'delivery':{width}}  " + "  ".join(f"{name:>11}" for name in _COLUMNS) + "  state")
+    for item in found:
+        if all_hours or item.landed or item.findings:
+            numbers = "  ".join(f"{getattr(item, name):>11,}" for name in _COLUMNS)
+            click.echo(f"{item.hour.key:16}  {item.delivery:{width}}  {numbers}  {item.state}")
+        for finding in item.findings:
+            click.echo(f"{'':16}  {finding.law}: {finding.what}")
+    bad = [item for item in found if item.findings]
+    quiet = sum(not item.landed and not item.findings for item in found)
+    deliveries = {item.delivery for item in found}
+    for delivery in sorted(deliveries):
+        mine = [item for item in found if item.delivery == delivery]
+        totals = "  ".join(f"{sum(getattr(item, name) for item in mine):>11,}" for name in _COLUMNS)
+        click.echo(f"{'all hours':16}  {delivery:{width}}  {totals}  {len(mine)} hours")
+    if quiet and not all_hours:
+        click.echo(
+            f"{quiet} empty hours of deliveries are as they should be and are not shown (--all-hours shows them)"
+        )
+    laws = sorted({finding.law for item in bad for finding in item.findings})
+    click.echo(
+        "every law holds" if not bad else f"{len(bad)} hours are not as they should be; broken: {'; '.join(laws)}"
+    )
+    return len(bad)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Delivering ranges of hours through Dagster from the command line, and running again what late data touches.
+
+The runs are recorded in the Dagster instance like those that its UI starts: the hours show as materialized, with logs and checks.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+import dagster as dg
+
+from amp_pipeline.config import Organization, Project
+from amp_pipeline.core.hours import Hour
+from amp_pipeline.defs.assets import (
+    HOURS_A_RUN,
+    deduped_events_key,
+    delivery_keys,
+    hours_of,
+    merged_ids_key,
+    raw_events_key,
+)
+from amp_pipeline.defs.hours import failed_hours
+from amp_pipeline.run import OrganizationRun, Stale
+
+MOST_ROUNDS = 10
+"""How often hours that late data touched may touch others before we stop and say so."""
+
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+class Delivering:
+    """Delivers hours of one organization through a Dagster instance."""
+
+    def __init__(
+        self,
+        definitions: dg.Definitions,
+        instance: dg.DagsterInstance,
+        organization: Organization,
+        say: Callable[[str], None],
+    ) -> None:
+        """Run assets of ``definitions`` on ``instance``; ``say`` takes lines of progress."""
+        self._definitions = definitions
+        self._job = definitions.resolve_implicit_global_asset_job_def()
+        self._instance = instance
+        self._organization = organization
+        self._say = say
+
+    def deliver(self, project: Project, hours: Sequence[Hour], *, force: bool = False) -> dict[Hour, str]:
+        """Deliver ``hours`` and whatever late data in them touches; return the hours that failed, and why.
+
+        Args:
+            project: Of the organization.
+            hours: Ascending.
+            force: Do everything again even if nothing has changed.
+        """
+        failed = self._run(project, hours, force=force)
+        for _ in range(MOST_ROUNDS):
+            stale = [found for found in self.stale(project) if found.hour not in failed]
+            again = [found for found in stale if found.hour in hours or found.why != "never run"]
+            if not again:
+                return failed
+            for found in again:
+                if found.why != "never run":
+                    self._say(f"  again {found.hour}: {found.why}")
+            failed |= self._run(project, [found.hour for found in again])
+        self._say(f"  {len(again)} hours still touch each other after {MOST_ROUNDS} rounds; run this command again")
+        return failed
+
+    def stale(self, project: Project) -> list[Stale]:
+        """Return the hours of ``project`` on record that have to run again, and those that a run left undone."""
+        run = OrganizationRun(self._organization).projects[project.slug]
+        return list(run.stale(sorted(run.workspace.hours("raw"))))
+
+    def _run(self, project: Project, hours: Sequence[Hour], *, force: bool = False) -> dict[Hour, str]:
+        failed: dict[Hour, str] = {}
+        done = 0
+        for group in _together(hours):
+            bad: dict[Hour, str] = {}
+            for keys in self._phases(project):
+                bad |= self._run_assets(keys, group, force=force)
+            done += len(group)
+            failed |= bad
+            outcome = f"{len(bad)} hours failed" if bad else "delivered"
+            self._say(f"  {group[0]} to {group[-1]}  {outcome}  ({done} of {len(hours)} hours)")
+            for hour, what in bad.items():
+                self._say(f"    {hour}: {what}")
+        return failed
+
+    def _run_assets(self, keys: Sequence[dg.AssetKey], hours: Sequence[Hour], *, force: bool) -> dict[Hour, str]:
+        """Materialize assets for consecutive hours in one run; return the hours that failed, and why."""
+        tags = {"dagster/asset_partition_range_start": hours[0].key, "dagster/asset_partition_range_end": hours[-1].key}
+        ops = (
+            {self._definitions.get_assets_def(key).op.name: {"config": {"force": True}} for key in keys}
+            if force
+            else {}
+        )
+        result = self._job.execute_in_process(
+            instance=self._instance,
+            asset_selection=list(keys),
+            tags=tags,
+            run_config={**_QUIET, "ops": ops},
+            raise_on_error=False,
+        )
+        if result.success:
+            return {}
+        failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+        failed = {hour: what for failure in failures for hour, what in failed_hours(failure.user_failure_data).items()}
+        return failed or dict.fromkeys(hours, f"run {result.run_id} failed; see it in Dagster")
+
+    def _phases(self, project: Project) -> list[list[dg.AssetKey]]:
+        """Return the assets in runs: all at once where they have the same hours."""
+        first = [raw_events_key(project), deduped_events_key(project)]
+        merged = [merged_ids_key(self._organization)]
+        last = [
+            key
+            for delivery in project.deliveries
+            if delivery.enabled
+            for key in delivery_keys(project, delivery).values()
+        ]
+        same = hours_of(project.first_hour, project.last_hour) == hours_of(
+            self._organization.first_hour, self._organization.last_hour
+        )
+        phases = [[*first, *merged, *last]] if same else [first, merged, last]
+        return [phase for phase in phases if phase]
+
+
+def _together(hours: Sequence[Hour]) -> list[list[Hour]]:
+    """Return runs of consecutive hours, each at most :data:`HOURS_A_RUN` long."""
+    groups: list[list[Hour]] = []
+    for _, consecutive in groupby(enumerate(hours), key=lambda item: item[1].number - item[0]):
+        run = [hour for _, hour in consecutive]
+        groups += [run[start : start + HOURS_A_RUN] for start in range(0, len(run), HOURS_A_RUN)]
+    return groups
