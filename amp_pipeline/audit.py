@@ -1,7 +1,9 @@
 """The audit: is what lies in the buckets what the landing demands, by every law that can be held after the fact?
 
-It trusts neither manifests nor workspace. The landing is read again into a scratch workspace, the hours are deduplicated and delivered to scratch buckets, and what is
-really there is held against that, line by line. Hours whose landing is gone are held against the workspace's own record.
+It trusts neither manifests nor workspace. The landing is read again into a scratch workspace, the hours are
+deduplicated and delivered to scratch buckets, and what is
+really there is held against that, line by line. Hours whose landing is gone are held against the workspace's own
+record.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ class HourAudit:
     parts: int = 0
     bytes: int = 0
     state: str = "ok"
-    """ok, broken, missing (never delivered), failed (its landing can't be read), frozen (ok, but its landing is gone)."""
+    """ok, broken, missing (never delivered), failed (its landing can't be read), frozen (ok, its landing is gone)."""
     findings: list[Finding] = field(default_factory=list[Finding])
 
     def add(self, law: str, what: str) -> None:
@@ -105,7 +107,7 @@ def _copy_acceptances(real: OrganizationRun, again: OrganizationRun) -> None:
 
 
 def _land_around(run: ProjectRun, hours: Sequence[Hour]) -> None:
-    """Land the hours, those before them that the window reaches, and all later ones: any file may hold strays of ours."""
+    """Land the hours, those in the window before them, and all later ones: any file may hold strays of ours."""
     first, _ = window(hours[0], run.project.dedupe.window)
     for hour in run.raw.landed_hours():
         if hour >= first and run.project.holds(hour):
@@ -334,7 +336,10 @@ class _Files:
 
 
 def _hold_manifest(actual: Manifest, expected: Manifest, found: HourAudit) -> None:
-    """Hold all a manifest says against what it should say; packed sizes and digests may differ by version of the packer and are held against the files."""
+    """Hold all a manifest says against what it should say.
+
+    Packed sizes and digests may differ by version of the packer and are held against the files.
+    """
     if actual.counts != expected.counts or actual.merged_ids != expected.merged_ids:
         found.add(NOTHING_LOST, "the manifest's counts are not those of the landing")
         return

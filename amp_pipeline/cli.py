@@ -1,4 +1,7 @@
-"""``amp-pipeline``: what is done outside the Dagster UI. With ``definitions`` the only place that reads the environment and the clock."""
+"""``amp-pipeline``: what is done outside the Dagster UI.
+
+With ``definitions`` the only place that reads the environment and the clock.
+"""
 
 import os
 import sys
@@ -41,7 +44,9 @@ class _HourParameter(click.ParamType):
                 return Hour.parse(text)
             except ValueError:
                 continue
-        self.fail(f"{value!r} is no hour; write 2024-05-06-10:00, or 2024-05-06 for its first hour", param, ctx)
+        raise click.BadParameter(
+            f"{value!r} is no hour; write 2024-05-06-10:00, or 2024-05-06 for its first hour", ctx, param
+        )
 
 
 def _range(command: Callable[..., None]) -> Callable[..., None]:
@@ -77,11 +82,13 @@ def main() -> None:
 def deliver(slug: str | None, first: Hour | None, last: Hour | None, force: bool) -> None:
     """Deliver hours through Dagster, and whatever late data in them touches.
 
-    The runs are kept in the Dagster instance at DAGSTER_HOME, as if its UI had started them. Exit status 1 where hours failed.
+    The runs are kept in the Dagster instance at DAGSTER_HOME, as if its UI had started them. Exit status 1 where
+    hours failed.
     """
     if "DAGSTER_HOME" not in os.environ:
         raise ConfigError(
-            "DAGSTER_HOME is not set; set it to the folder of your Dagster instance (`make ui` uses .dagster_home of the repo)"
+            "DAGSTER_HOME is not set; set it to the folder of your Dagster instance "
+            "(`make ui` uses .dagster_home of the repo)"
         )
     # Dagster takes 2 s to import, which the other commands don't need.
     import dagster as dg
@@ -135,7 +142,8 @@ def audit_command(slug: str | None, first: Hour | None, last: Hour | None, all_h
 def accept(slug: str, landing_object: str) -> None:
     """Accept a damaged LANDING_OBJECT as it is, so that its good lines count, or that a vanished one is gone.
 
-    The acceptance holds for these very bytes: another damaged copy has to be accepted anew. Deliver the hour afterwards.
+    The acceptance holds for these very bytes: another damaged copy has to be accepted anew. Deliver the hour
+    afterwards.
     """
     ((organization, project),) = _projects(slug)
     run = OrganizationRun(organization).projects[project.slug]
@@ -152,7 +160,8 @@ def accept(slug: str, landing_object: str) -> None:
 def _digest_of(run: ProjectRun, name: str) -> str:
     if run.project.events_pattern.hour_of(name) is None:
         raise ConfigError(
-            f"{name!r} is no name of an event object of {run.project.slug}; name it relative to {run.project.source.url}"
+            f"{name!r} is no name of an event object of {run.project.slug}; "
+            f"name it relative to {run.project.source.url}"
         )
     if run.raw.source.head(name) is None:
         return ""

@@ -1,6 +1,7 @@
 """What a user writes about an organization: one ``defs.yaml``, read top-down as people think.
 
-Plain pydantic models, used by the Dagster component and by ``amp-pipeline``. What is wrong is refused with the file, the field and what would be
+Plain pydantic models, used by the Dagster component and by ``amp-pipeline``. What is wrong is refused with the file,
+the field and what would be
 right; nothing here opens a store or reads the environment.
 """
 
@@ -90,20 +91,20 @@ class _Model(BaseModel):
 class Landing(_Model):
     """Where raw files of an hour arrive. An Amplitude S3 export, or an unzipped Export API answer, fits as it is."""
 
-    type: Literal["landing"] = Field("landing", description="Kind of source.")
+    type: Literal["landing"] = Field(default="landing", description="Kind of source.")
     url: UrlField = Field(
         description="Folder that the names of objects are relative to, absolute or relative to this file."
     )
     events: str = Field(
-        layout.EVENTS,
+        default=layout.EVENTS,
         description="Names of event objects, with {project} {yyyy} {MM} {dd} {H}, and {n} {ext} {any} where they vary.",
     )
     complete: str | None = Field(
-        layout.EVENTS_COMPLETE,
+        default=layout.EVENTS_COMPLETE,
         description="Name of the object that says an hour is complete; null where the source has none.",
     )
     merged_ids: str = Field(
-        layout.MERGED_IDS, description="Names of merged-id objects, with {org} for the organization."
+        default=layout.MERGED_IDS, description="Names of merged-id objects, with {org} for the organization."
     )
 
     @field_validator("events", "complete", "merged_ids")
@@ -117,9 +118,9 @@ class Landing(_Model):
 class Parts(_Model):
     """Where the files of an hour are cut: before the line that would make one larger than either bound."""
 
-    events: int | None = Field(250_000, ge=1, description="Most events in a file; null for no bound.")
+    events: int | None = Field(default=250_000, ge=1, description="Most events in a file; null for no bound.")
     bytes: int | None = Field(
-        256 << 20, ge=1, description="Most bytes in a file before compression; null for no bound."
+        default=256 << 20, ge=1, description="Most bytes in a file before compression; null for no bound."
     )
 
     @property
@@ -132,15 +133,15 @@ class Dedupe(_Model):
     """When an event counts as a repeat of an earlier one."""
 
     window: DurationField = Field(
-        timedelta(days=7), description="How long after an event a repeat of it is recognised, like 7d or 36h."
+        default=timedelta(days=7), description="How long after an event a repeat of it is recognised, like 7d or 36h."
     )
 
 
 class Names(_Model):
     """How delivered files are named, for readers that expect other than Amplitude's real names."""
 
-    first_part: int = Field(0, ge=0, le=1, description="Number of the first file of an hour.")
-    padded_hour: bool = Field(False, description="Write the hour with two digits (05 instead of 5).")
+    first_part: int = Field(default=0, ge=0, le=1, description="Number of the first file of an hour.")
+    padded_hour: bool = Field(default=False, description="Write the hour with two digits (05 instead of 5).")
 
 
 class Delivery(_Model):
@@ -149,18 +150,21 @@ class Delivery(_Model):
     name: SlugField = Field(description="Short name, part of asset keys.")
     url: UrlField = Field(description="Folder to deliver to, absolute or relative to this file.")
     what: frozenset[Literal["events", "merged_ids"]] = Field(
-        frozenset({"events"}), min_length=1, description="What to deliver: events, merged_ids, or both."
+        default=frozenset({"events"}), min_length=1, description="What to deliver: events, merged_ids, or both."
     )
     filter: str | None = Field(
-        None,
-        description="Condition in SQL over event columns and paths such as event_properties.price; what is not true is left out.",
+        default=None,
+        description="Condition in SQL over event columns and paths such as event_properties.price; "
+        "what is not true is left out.",
     )
     parts: Parts | None = Field(
-        None, description="File size of this delivery; a size of its own costs compressing again."
+        default=None, description="File size of this delivery; a size of its own costs compressing again."
     )
-    names: Names = Field(Names(), description="How files are named.")
-    complete_markers: bool = Field(True, description="Write a complete marker after each finished hour.")
-    enabled: bool = Field(True, description="Switch off to stop delivering; nothing that was delivered is touched.")
+    names: Names = Field(default=Names(), description="How files are named.")
+    complete_markers: bool = Field(default=True, description="Write a complete marker after each finished hour.")
+    enabled: bool = Field(
+        default=True, description="Switch off to stop delivering; nothing that was delivered is touched."
+    )
 
     @field_validator("filter")
     @classmethod
@@ -193,14 +197,14 @@ class Project(_Model):
     slug: SlugField = Field(description="Short name: asset key prefix and group in the UI.")
     first_hour: HourField = Field(description="First hour of the project, UTC; earlier events are quarantined.")
     last_hour: HourField | None = Field(
-        None, description="Last hour, where the project has ended; later events are quarantined."
+        default=None, description="Last hour, where the project has ended; later events are quarantined."
     )
     source: Landing = Field(description="Where the events come from.")
-    dedupe: Dedupe = Field(Dedupe(), description="When an event is a repeat.")
+    dedupe: Dedupe = Field(default=Dedupe(), description="When an event is a repeat.")
     parts: Parts = Field(
-        Parts(), description="Where files are cut; a delivery without its own size copies these files."
+        default=Parts(), description="Where files are cut; a delivery without its own size copies these files."
     )
-    deliveries: tuple[Delivery, ...] = Field((), description="Where the events go.")
+    deliveries: tuple[Delivery, ...] = Field(default=(), description="Where the events go.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Project:
@@ -226,9 +230,10 @@ class Organization(_Model):
     id: int = Field(ge=1, description="Organization id.")
     slug: SlugField = Field(description="Short name: asset key prefix of the merged ids.")
     workspace: UrlField = Field(
-        description="Folder for the pipeline's own store (key indexes, deduplicated events, reports, delivery log). Keep it: it is the durable record."
+        description="Folder for the pipeline's own store (key indexes, deduplicated events, reports, delivery log). "
+        "Keep it: it is the durable record."
     )
-    owners: tuple[str, ...] = Field((), description="Who answers for the data: e-mail addresses, or team:name.")
+    owners: tuple[str, ...] = Field(default=(), description="Who answers for the data: e-mail addresses, or team:name.")
     projects: tuple[Project, ...] = Field(min_length=1, description="The organization's projects.")
 
     @model_validator(mode="after")
@@ -249,7 +254,8 @@ class Organization(_Model):
             for other, other_url in merged[:position]:
                 if url == other_url:
                     raise ValueError(
-                        f"deliveries {other} and {name} both write the organization's merged ids to {url}; leave merged_ids to one of them"
+                        f"deliveries {other} and {name} both write the organization's merged ids to {url}; "
+                        "leave merged_ids to one of them"
                     )
         self._keeps_folders_apart()
         return self
@@ -262,7 +268,8 @@ class Organization(_Model):
                 for what, url in places:
                     if _overlap(delivery.url, url):
                         raise ValueError(
-                            f"delivery {project.slug}.{delivery.name} writes to {delivery.url}, which overlaps with the {what} ({url})"
+                            f"delivery {project.slug}.{delivery.name} writes to {delivery.url}, "
+                            f"which overlaps with the {what} ({url})"
                         )
         for what, url in places[1:]:
             if _overlap(self.workspace, url):
@@ -353,13 +360,15 @@ def check_together(organizations: Iterable[Organization]) -> None:
                 raise ConfigError(f"organization {one.id} is described twice; keep one {FILE_NAME} per organization")
             if slugs or ids:
                 raise ConfigError(
-                    f"organizations {other.slug} and {one.slug} share the slug or project id {', '.join(map(str, [*slugs, *ids]))}; choose another"
+                    f"organizations {other.slug} and {one.slug} share the slug or project id "
+                    f"{', '.join(map(str, [*slugs, *ids]))}; choose another"
                 )
             for mine in _delivery_urls(one):
                 for theirs in _delivery_urls(other):
                     if _overlap(mine, theirs):
                         raise ConfigError(
-                            f"organizations {other.slug} and {one.slug} both deliver to {mine}; a bucket belongs to one organization"
+                            f"organizations {other.slug} and {one.slug} both deliver to {mine}; "
+                            "a bucket belongs to one organization"
                         )
 
 

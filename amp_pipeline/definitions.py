@@ -1,7 +1,8 @@
-"""The composition root: one ``Definitions`` of all organizations; with ``cli`` the only place that reads the environment.
+"""The composition root: one ``Definitions`` of all organizations.
 
-Organizations stand in ``amp_pipeline/defs/*/defs.yaml`` (where ``dg scaffold defs`` puts them) and below the folders that ``AMP_PIPELINE_ORGANIZATIONS``
-names. Where there are none, the example is shown.
+With ``cli`` the only place that reads the environment. Organizations stand in ``amp_pipeline/defs/*/defs.yaml`` (where
+``dg scaffold defs`` puts them) and below the folders that ``AMP_PIPELINE_ORGANIZATIONS`` names. Where there are none,
+the example is shown.
 """
 
 import os
@@ -14,7 +15,8 @@ import dagster as dg
 from amp_pipeline import config, organizations
 from amp_pipeline.defs.organization import Organization
 
-# Backfill policies are in beta since 2023 and would warn at each of many assets; the pins in constraints.txt are what we rely on.
+# Backfill policies are in beta since 2023 and would warn at each of many assets; the pins in constraints.txt are what
+# we rely on.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 

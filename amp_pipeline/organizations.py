@@ -18,7 +18,7 @@ def scaffolded() -> list[Path]:
 
 
 def elsewhere(environment: Mapping[str, str]) -> list[Path]:
-    """Return the files in the folders that the environment names; those of the example where there are no others at all.
+    """Return the files in the folders that the environment names; the example's where there are no others at all.
 
     Raises:
         ConfigError: A named folder holds no organization.

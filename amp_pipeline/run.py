@@ -64,7 +64,10 @@ class ProjectRun:
         return archive.deliver(hour, events, merged, by, force=force)
 
     def stale(self, hours: Iterable[Hour]) -> Iterator[Stale]:
-        """Yield the hours that have to run again: never run, changed, touched by late data, or not delivered as they are on record."""
+        """Yield the hours that have to run again, and why.
+
+        They never ran, changed, were touched by late data, or are not delivered as they are on record.
+        """
         deliveries = [(self.archive(delivery), delivery) for delivery in self.project.deliveries if delivery.enabled]
         for hour in hours:
             if why := self._why_stale(hour, deliveries):

@@ -1,1 +1,4 @@
-"""The rules, pure: standard library, polars, numpy and msgspec; no Dagster, boto3, clock, environment, logging or I/O."""
+"""The rules, pure: standard library, polars, numpy and msgspec.
+
+No Dagster, boto3, clock, environment, logging or I/O.
+"""

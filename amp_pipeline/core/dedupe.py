@@ -1,8 +1,11 @@
 """Which events of an hour are repeats. Rules: docs/rules.md, "Repeats".
 
-The rule looks at what *landed*, never at what was kept: an event is a repeat when any event with its identity arrived before it, at
-most the window earlier, repeats included. So one hour needs only the key indexes of the hours before it, and the order in which hours
-run does not matter. Since every event counts, the nearest one before decides: where that is too old, all others are older.
+The rule looks at what *landed*, never at what was kept: an event is a repeat when any event with its identity arrived
+before it, at
+most the window earlier, repeats included. So one hour needs only the key indexes of the hours before it, and the
+order in which hours
+run does not matter. Since every event counts, the nearest one before decides: where that is too old, all others are
+older.
 """
 
 from __future__ import annotations
@@ -14,7 +17,11 @@ import polars as pl
 _IDENTITY = ("high", "low")
 
 REPEATS = {"row": pl.UInt64, "first_seen": pl.Int64, "conflict": pl.Boolean}
-"""Columns of :func:`find_repeats`: the event's row, the time (µs) of the first event with its identity in the window, and whether that one says something else."""
+"""Columns of :func:`find_repeats`: the event's row, when its identity was first seen, and whether that event differs.
+
+``first_seen`` is the time (µs) of the first event with its identity in the window; ``conflict`` tells whether that one
+says something else.
+"""
 
 
 def matching(keys: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
@@ -27,7 +34,8 @@ def find_repeats(events: pl.DataFrame, earlier: Iterable[pl.DataFrame], window_u
     """Return the repeats among ``events`` with the columns :data:`REPEATS`, in landing order.
 
     Args:
-        events: One hour's events that have an identity: ``row``, ``high``, ``low``, ``time``, ``content``; in landing order.
+        events: One hour's events that have an identity: ``row``, ``high``, ``low``, ``time``, ``content``; in landing
+            order.
         earlier: Key indexes of the hours before it that the window reaches (more does no harm).
         window_us: Length of the window in µs; an event exactly that much later is a repeat.
 
@@ -62,7 +70,7 @@ def find_repeats(events: pl.DataFrame, earlier: Iterable[pl.DataFrame], window_u
 
 
 def seen_twice(kept: pl.DataFrame, earlier: Iterable[pl.DataFrame], window_us: int) -> int:
-    """Return how many of the ``kept`` events have an identity that another event at most the window earlier has; none, if all is right.
+    """Return how many of the ``kept`` events repeat another event at most the window earlier; none, if all is right.
 
     Args:
         kept: Events of one hour that are delivered: ``high``, ``low``, ``time``.

@@ -1,8 +1,10 @@
-"""A line, to the few fields that decide about it, or to the reason why it is quarantined. Rules: docs/rules.md, "From a line to an event".
+"""A line, to the few fields that decide about it, or to the reason why it is quarantined.
 
-msgspec reads a line in one go, validates all of it, and fails on that line alone. What it refuses (lone surrogate escapes,
-``5.0`` for an integer, numbers beyond a double) goes to Python's exact parser before it is quarantined. The only thing msgspec does
-not check is the UTF-8 of strings that it skips, so that is checked first.
+Rules: docs/rules.md, "From a line to an event".
+
+msgspec reads a line in one go, validates all of it, and fails on that line alone. What it refuses (lone surrogate
+escapes, ``5.0`` for an integer, numbers beyond a double) goes to Python's exact parser before it is quarantined. The
+only thing msgspec does not check is the UTF-8 of strings that it skips, so that is checked first.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeGuard
 
 import msgspec
 
@@ -101,7 +103,12 @@ def read_exactly(line: bytes) -> dict[str, Any] | Bad:
         return Bad("not_json", "" if position is None else f"character {position + 1}")
     if text[end:].strip(" \t\r"):
         return Bad("trailing_data", f"character {end + 1}")
-    return value if isinstance(value, dict) else Bad("not_an_object", "")
+    return value if is_object(value) else Bad("not_an_object", "")
+
+
+def is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    """Tell whether a decoded JSON value is an object."""
+    return isinstance(value, dict)
 
 
 def _refuse_constant(name: str) -> None:
@@ -109,7 +116,8 @@ def _refuse_constant(name: str) -> None:
 
 
 def _any_integer(digits: str) -> int | float:
-    # Python refuses to convert integers of more than 4,300 digits; as a float such a number is infinite, which no field accepts.
+    # Python refuses to convert integers of more than 4,300 digits; as a float such a number is infinite, which no
+    # field accepts.
     return int(digits) if len(digits) < 4000 else float(digits)
 
 
@@ -120,7 +128,7 @@ exact_decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_any
 def _envelope_of(found: dict[str, Any]) -> Envelope | Bad:
     try:
         data = found.get("data")
-        if data is not None and not isinstance(data, dict):
+        if data is not None and not is_object(data):
             raise _WrongTypeError("data")
         return Envelope(
             device_id=_string(found, "device_id"),

@@ -1,8 +1,11 @@
 """A delivery's filter: a condition in SQL over event columns and over paths into their objects.
 
-``event_type = 'purchase' AND event_properties.price > 10``: names keep their case (quote those with spaces or ``$``: ``"$insert_id"``), a missing or mistyped
-value is NULL, and what is not true is filtered. sqlglot reads the condition and tells which values it needs; polars evaluates it.
-A path has no type of its own: each mention takes the type of what it is compared with, so ``event_properties.price > 10`` asks for
+``event_type = 'purchase' AND event_properties.price > 10``: names keep their case (quote those with spaces or ``$``:
+``"$insert_id"``), a missing or mistyped
+value is NULL, and what is not true is filtered. sqlglot reads the condition and tells which values it needs; polars
+evaluates it.
+A path has no type of its own: each mention takes the type of what it is compared with, so ``event_properties.price >
+10`` asks for
 numbers and ``event_properties.price = 'free'`` for strings.
 """
 
@@ -20,7 +23,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from amp_pipeline.core import timestamps
-from amp_pipeline.core.envelope import exact_decoder
+from amp_pipeline.core.envelope import exact_decoder, is_object
 from amp_pipeline.core.errors import FilterError
 from amp_pipeline.core.schema import KINDS, Kind
 
@@ -102,7 +105,7 @@ class Filter:
         kept = frame.select(self._condition.fill_null(False).alias("keep")).to_series()
         return kept.to_list() if len(kept) == len(lines) else kept.to_list() * len(lines)
 
-    def _bound(self, node: exp.Expression) -> exp.Expression:
+    def _bound(self, node: exp.Expr) -> exp.Expr:
         if not isinstance(node, exp.Column):
             return node
         value = _Value(path := tuple(part.name for part in node.parts), self._kind(path, node))
@@ -114,7 +117,7 @@ class Filter:
             return exp.Case(ifs=[exp.If(this=bound, true=exp.Boolean(this=True))])
         return bound
 
-    def _kind(self, path: tuple[str, ...], node: exp.Expression) -> Kind:
+    def _kind(self, path: tuple[str, ...], node: exp.Expr) -> Kind:
         root = path[0]
         if root not in KINDS:
             close = difflib.get_close_matches(root, KINDS, n=1)
@@ -164,7 +167,7 @@ class Filter:
         )
 
 
-def _kind_by_use(node: exp.Expression) -> Kind:
+def _kind_by_use(node: exp.Expr) -> Kind:
     """Return as what a path is read, from the expression it stands in."""
     parent = node.parent
     while isinstance(parent, (exp.Paren, exp.Coalesce)):
@@ -180,7 +183,7 @@ def _kind_by_use(node: exp.Expression) -> Kind:
     return "number" if isinstance(parent, _NUMBER_USES) else "string"
 
 
-def _literal_kind(parent: exp.Expression, beside: exp.Expression) -> Kind | None:
+def _literal_kind(parent: exp.Expr, beside: exp.Expr) -> Kind | None:
     for child in parent.iter_expressions():
         if child is beside:
             continue
@@ -195,7 +198,7 @@ def _literal_kind(parent: exp.Expression, beside: exp.Expression) -> Kind | None
     return None
 
 
-def _read_literals_as_times(node: exp.Expression) -> None:
+def _read_literals_as_times(node: exp.Expr) -> None:
     parent = node.parent
     if not isinstance(parent, _COMPARISONS):
         return
@@ -217,7 +220,7 @@ def _series(name: str, value: _Value, objects: list[dict[str, Any]]) -> pl.Serie
 
 def _at(path: tuple[str, ...], item: Any) -> Any:
     for key in path:
-        item = item.get(key) if isinstance(item, dict) else None
+        item = item.get(key) if is_object(item) else None
     return item
 
 

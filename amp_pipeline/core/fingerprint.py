@@ -1,6 +1,7 @@
 """One digest of everything that decides about bytes: inputs, settings, and a version of the format raised by hand.
 
-An hour whose fingerprint has not changed needs no writing. The commit of the code is not part of it: an upgrade that changes no
+An hour whose fingerprint has not changed needs no writing. The commit of the code is not part of it: an upgrade that
+changes no
 byte redelivers nothing.
 """
 

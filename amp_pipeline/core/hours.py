@@ -93,7 +93,7 @@ def days(hours: Iterable[Hour]) -> list[date]:
 
 
 def window(hour: Hour, length: timedelta) -> tuple[Hour, Hour]:
-    """Return the first and last hour *before* ``hour`` that can hold an event at most ``length`` before one in ``hour``.
+    """Return the first and last hour *before* ``hour`` that can hold an event at most ``length`` before one in it.
 
     Example:
         >>> first, last = window(Hour(1000), timedelta(days=7))

@@ -1,7 +1,9 @@
 """What makes two events the same event, and whether two of them say the same. Rules: docs/rules.md, "Repeats".
 
-Digests are stable for ever: key indexes of past years are compared with them. 64 bits of identity are too few (10^8 events an hour
-would falsely drop some), and an identity is chosen by clients, so it is a cryptographic 128-bit one (BLAKE2b, RFC 7693).
+Digests are stable for ever: key indexes of past years are compared with them. 64 bits of identity are too few (10^8
+events an hour
+would falsely drop some), and an identity is chosen by clients, so it is a cryptographic 128-bit one (BLAKE2b, RFC
+7693).
 Content digests only mark conflicts in a report: XXH3, 64 bits.
 """
 
@@ -24,7 +26,10 @@ KINDS = {"i": "device_id and $insert_id", "e": "device_id, event_id and client_e
 
 
 def identity(event: Envelope, client_event_us: int | None) -> str | None:
-    """Return the identity of ``event`` as unambiguous text, beginning with its kind's letter; None where it has none."""
+    """Return the identity of ``event`` as unambiguous text, beginning with its kind's letter.
+
+    None where it has none.
+    """
     device, insert = event.device_id, event.insert_id
     if device:
         if insert:
@@ -40,7 +45,7 @@ def digest(text: str) -> bytes:
 
 
 def content_digest(line: bytes) -> int:
-    """Return a 64-bit digest of what an event says: its top-level keys and the bytes of their values, whatever their order.
+    """Return a 64-bit digest of what an event says: its top-level keys and their values' bytes, whatever their order.
 
     Args:
         line: A line that has an envelope.

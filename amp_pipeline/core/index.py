@@ -1,17 +1,22 @@
 """What an hour leaves behind for deduplication: a key index for ever, and the rows of the hour for itself.
 
-Both are little-endian columns behind a short header, so that any language reads them and the same content has the same bytes:
+Both are little-endian columns behind a short header, so that any language reads them and the same content has the
+same bytes:
 
-* key index (``AMPKEYS1``, count u64): ``high`` u64, ``low`` u64 (the identity's digest), ``time`` i64 (µs), ``content`` u64;
+* key index (``AMPKEYS1``, count u64): ``high`` u64, ``low`` u64 (the identity's digest), ``time`` i64 (µs),
+  ``content`` u64;
   32 bytes an event that has an identity, sorted by digest, time and landing order.
-* rows (``AMPROWS1``, count u64): ``row`` u64 (position among all lines of the hour's objects, blank ones too), ``time`` i64 (µs),
-  ``event_time`` i64 (µs, the smallest i64 where the event has none), ``rank`` i64 (position in the key index, -1 without identity);
+* rows (``AMPROWS1``, count u64): ``row`` u64 (position among all lines of the hour's objects, blank ones too),
+  ``time`` i64 (µs),
+  ``event_time`` i64 (µs, the smallest i64 where the event has none), ``rank`` i64 (position in the key index, -1
+  without identity);
   32 bytes an event, in landing order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -28,7 +33,7 @@ _KEYS_MAGIC = b"AMPKEYS1"
 _ROWS_MAGIC = b"AMPROWS1"
 _HEADER_BYTES = 16
 _NONE = np.iinfo(np.int64).min
-_NUMPY = {pl.UInt64: np.dtype("<u8"), pl.Int64: np.dtype("<i8")}
+_NUMPY: Mapping[type[pl.DataType], np.dtype[Any]] = {pl.UInt64: np.dtype("<u8"), pl.Int64: np.dtype("<i8")}
 
 
 def empty_keys() -> pl.DataFrame:
@@ -106,7 +111,7 @@ def decode_rows(data: bytes) -> pl.DataFrame:
 
 
 def events_of(rows: pl.DataFrame, keys: pl.DataFrame) -> pl.DataFrame:
-    """Return the events of an hour that have an identity: ``row`` and the columns of the key index, in landing order."""
+    """Return an hour's events that have an identity: ``row`` and the columns of the key index, in landing order."""
     keyed = rows.filter(pl.col("rank") >= 0)
     return pl.concat([keyed.select("row"), keys[keyed["rank"]]], how="horizontal")
 

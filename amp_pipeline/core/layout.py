@@ -1,6 +1,7 @@
 """Names of objects: in the landing, in the bucket of a delivery, and the order they stand in.
 
-Names follow Amplitude's S3 export (``{project}/{project}_{yyyy-MM-dd}_{H}#{n}.json.gz``, H unpadded and n from 0 in real
+Names follow Amplitude's S3 export (``{project}/{project}_{yyyy-MM-dd}_{H}#{n}.json.gz``, H unpadded and n from 0 in
+real
 listings; amplitude-docs ``destination-catalog/en/google-cloud-storage.md``). Where the pipeline keeps its own
 things is :mod:`amp_pipeline.workspace.paths`.
 """
@@ -43,7 +44,10 @@ class ObjectOrder:
 
 
 class Pattern:
-    """A layout of landing objects: text with ``{project}``, ``{org}``, ``{yyyy}``, ``{MM}``, ``{dd}``, ``{H}``, ``{n}``, ``{ext}``, ``{any}``."""
+    """A layout of landing objects: text with placeholders.
+
+    They are ``{project}``, ``{org}``, ``{yyyy}``, ``{MM}``, ``{dd}``, ``{H}``, ``{n}``, ``{ext}`` and ``{any}``.
+    """
 
     def __init__(self, text: str, *, project: int | None = None, organization: int | None = None) -> None:
         """Compile ``text`` for one project or organization.
@@ -166,7 +170,10 @@ class ArchiveNames:
         return f"{OWN_FOLDER}/{self.project}/{self.delivery}/{hour.day}/{hour.of_day:02d}.json"
 
     def hour_ends(self, hour: Hour) -> list[str]:
-        """Return the names, in the order of taking away, of what says that the hour is final: markers in either spelling, manifest."""
+        """Return the names of what says that the hour is final, in the order of taking away.
+
+        These are the markers in either spelling, then the manifest.
+        """
         numbers = (str(hour.of_day), f"{hour.of_day:02d}")
         markers = sorted({f"{self.project}/{self.project}_{hour.day}_{number}_complete" for number in numbers})
         return [*markers, self.manifest(hour)]

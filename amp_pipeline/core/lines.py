@@ -1,6 +1,7 @@
 """Unpacked bytes of a landing object, to lines. Rules: docs/rules.md, "Lines".
 
-A line is carried as it landed, so nothing here decodes or changes one; only the line end and a byte-order mark are no part of it.
+A line is carried as it landed, so nothing here decodes or changes one; only the line end and a byte-order mark are no
+part of it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ _WHITE = b" \t\r"
 
 
 def split(blocks: Iterable[bytes]) -> Iterator[list[bytes]]:
-    r"""Yield the lines of an object in lists, one list a block, blank lines included (so that a line's number is its position).
+    r"""Yield the lines of an object in lists, one list a block.
+
+    Blank lines are included, so that a line's number is its position.
 
     Args:
         blocks: The object's unpacked bytes, in pieces of any size.

@@ -1,6 +1,7 @@
 """The manifest: what one delivered hour is, and the proof of it.
 
-A pure function of content: two runs over the same landed data write the same bytes. What they would write differently (when, by which run, why) is in the delivery
+A pure function of content: two runs over the same landed data write the same bytes. What they would write differently
+(when, by which run, why) is in the delivery
 log. The JSON Schema is docs/manifest.schema.json; it follows from the types here, and a test holds the two together.
 """
 
@@ -125,7 +126,8 @@ def broken_sum(manifest: Manifest) -> str:
     merged = manifest.merged_ids
     if merged is not None:
         if merged.landed + merged.made != merged.quarantined + merged.repeats + merged.delivered:
-            return f"{merged.landed + merged.made} merged ids came in, but {merged.quarantined + merged.repeats + merged.delivered} are accounted for"
+            accounted = merged.quarantined + merged.repeats + merged.delivered
+            return f"{merged.landed + merged.made} merged ids came in, but {accounted} are accounted for"
         if _rows(manifest, "merged_ids") != merged.delivered:
             return f"{merged.delivered} merged ids are delivered, but the file holds {_rows(manifest, 'merged_ids')}"
     return ""

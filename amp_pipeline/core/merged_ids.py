@@ -1,6 +1,6 @@
-"""Merged ids: ``amplitude_id`` (the loser) was merged into ``merged_amplitude_id`` (the winner). Rules: docs/rules.md, "Merged ids".
+"""Merged ids: ``amplitude_id`` (the loser) was merged into ``merged_amplitude_id`` (the winner).
 
-The direction is easy to invert; it is that of amplitude-docs ``destination-catalog/en/snowflake.md``.
+Rules: docs/rules.md, "Merged ids". The direction is easy to invert; it is that of amplitude-docs ``destination-catalog/en/snowflake.md``.
 """
 
 from __future__ import annotations
@@ -62,8 +62,10 @@ def drop_repeats(merges: Iterable[Merge], earlier: Iterable[Merge]) -> list[Merg
 
     Example:
         >>> landed, made = Merge(False, (9, 8), "landed"), Merge(True, (9, 8), "made")
-        >>> [merge.text for merge in drop_repeats([landed, made], [])], [merge.text for merge in drop_repeats([landed], [made])]
-        (['landed'], ['landed'])
+        >>> [merge.text for merge in drop_repeats([landed, made], [])]
+        ['landed']
+        >>> [merge.text for merge in drop_repeats([landed], [made])]
+        ['landed']
     """
     seen: set[Pair] = set()
     landed: set[Pair] = set()

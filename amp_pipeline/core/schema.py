@@ -1,7 +1,9 @@
 """Columns of an event as Amplitude exports it: names, kinds and what they mean.
 
-Sources: the S3 export page (vendor docs 000), the warehouse types of amplitude-docs ``destination-catalog/en/snowflake.md``, and keys that only real exports show. ``sample_rate`` is
-documented as null and typed as a number in warehouses; ``paying`` is documented as boolean and arrives as boolean, string or null.
+Sources: the S3 export page (vendor docs 000), the warehouse types of amplitude-docs
+    ``destination-catalog/en/snowflake.md``, and keys that only real exports show. ``sample_rate`` is
+documented as null and typed as a number in warehouses; ``paying`` is documented as boolean and arrives as boolean,
+string or null.
 """
 
 from __future__ import annotations
@@ -82,5 +84,5 @@ COLUMNS = (
 )
 """Every known column, in the alphabetical order of real exports. Events may hold others; they pass."""
 
-KINDS = {column.name: column.kind for column in COLUMNS}
+KINDS: dict[str, Kind] = {column.name: column.kind for column in COLUMNS}
 """Kind of each known column."""

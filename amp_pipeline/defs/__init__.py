@@ -1,1 +1,4 @@
-"""All Dagster code. Folders beside these modules that hold a ``defs.yaml`` are organizations, made by ``dg scaffold defs``."""
+"""All Dagster code.
+
+Folders beside these modules that hold a ``defs.yaml`` are organizations, made by ``dg scaffold defs``.
+"""

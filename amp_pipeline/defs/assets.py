@@ -1,11 +1,11 @@
 """The assets of an organization, made from its configuration: bodies of a few statements over the stages.
 
-Hours map to themselves between assets. The seven days before an hour are read from the workspace by the library, never by a partition mapping: picking six
-hours in the UI would become 173 (design, "How Dagster's order meets law 3").
+Hours map to themselves between assets. The seven days before an hour are read from the workspace by the library, never
+by a partition mapping: picking six hours in the UI would become 173 (design, "How Dagster's order meets law 3").
 """
 
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -13,13 +13,14 @@ import dagster as dg
 from amp_pipeline import __version__
 from amp_pipeline.config import Delivery, Organization, Project
 from amp_pipeline.core.hours import Hour
-from amp_pipeline.defs import checks, metadata
+from amp_pipeline.defs import checks, descriptions, metadata
 from amp_pipeline.defs.hours import HourOptions, each_hour
 from amp_pipeline.destinations.archive import Archive, By, Receipt
 from amp_pipeline.run import OrganizationRun
 
 HOURS_A_RUN = 24
-"""Hours that a backfill puts into one run: 0.35 s of Dagster's own time an hour instead of 4 and more (reference: dagster.md, 2)."""
+"""Hours that a backfill puts into one run. A run of its own costs an hour 4 s and more of Dagster's time, a share of a
+run over a day 0.35 s (dagster 1.13.27, SQLite, 2 cores)."""
 
 
 def raw_events_key(project: Project) -> dg.AssetKey:
@@ -39,12 +40,8 @@ def merged_ids_key(organization: Organization) -> dg.AssetKey:
 
 def delivery_keys(project: Project, delivery: Delivery) -> dict[str, dg.AssetKey]:
     """Return the asset keys of a delivery by their noun: archive and merged_ids as configured, and manifest."""
-    nouns = [
-        *(["archive"] if "events" in delivery.what else []),
-        *(["merged_ids"] if "merged_ids" in delivery.what else []),
-        "manifest",
-    ]
-    return {noun: dg.AssetKey([project.slug, delivery.name, noun]) for noun in nouns}
+    nouns = [noun for noun, what in (("archive", "events"), ("merged_ids", "merged_ids")) if what in delivery.what]
+    return {noun: dg.AssetKey([project.slug, delivery.name, noun]) for noun in (*nouns, "manifest")}
 
 
 def hours_of(first: Hour, last: Hour | None) -> dg.HourlyPartitionsDefinition:
@@ -63,30 +60,21 @@ def organization_assets(organization: Organization) -> list[dg.AssetsDefinition]
 
 
 def _raw_events(organization: Organization, project: Project) -> dg.AssetsDefinition:
-    key = raw_events_key(project)
-
-    @dg.asset(
-        key=key,
-        group_name=project.slug,
+    spec = dg.AssetSpec(
+        raw_events_key(project),
         kinds={"json", "polars"},
-        owners=list(organization.owners),
-        tags=_tags(organization, project),
-        partitions_def=hours_of(project.first_hour, project.last_hour),
-        backfill_policy=dg.BackfillPolicy.multi_run(HOURS_A_RUN),
-        check_specs=[checks.landing_is_ready(key)],
         metadata={"dagster/column_schema": metadata.COLUMN_SCHEMA, "source": project.source.url},
-        description=f"""What landed in an hour of project {project.id}: its lines told apart into events, strays and quarantine, and the key index of its events.
-
-An hour is one UTC hour of `server_upload_time`. Lines stay in the landing (`{project.source.url}`) as they are; the workspace records which objects were
-read, with size and digest, so that a changed or late file is noticed. Lines that are no events are kept in the quarantine with reason, object and line number. Events of
-another hour (strays) are handed to their own hour. An hour in which nothing landed has zeros.""",
+        description=descriptions.raw_events(project),
+        **_belonging(organization, project),
     )
+
+    @_hourly_asset(spec, project.first_hour, project.last_hour, [checks.landing_is_ready(spec.key)])
     def raw_events(context: dg.AssetExecutionContext, config: HourOptions) -> dg.MaterializeResult:
         run = OrganizationRun(organization).projects[project.slug]
         done = each_hour(
             context,
             lambda hour: run.raw.land(hour, force=config.force),
-            lambda record: {key: metadata.of_raw(record, run.raw.uri(Hour.parse(record.hour)))},
+            lambda record: {spec.key: metadata.of_raw(record, run.raw.uri(Hour.parse(record.hour)))},
         )
         unready = checks.unready(run, list(done))
         return dg.MaterializeResult(check_results=[checks.report("landing_is_ready", unready, len(done), warn=True)])
@@ -95,30 +83,22 @@ another hour (strays) are handed to their own hour. An hour in which nothing lan
 
 
 def _deduped_events(organization: Organization, project: Project) -> dg.AssetsDefinition:
-    key = deduped_events_key(project)
-
-    @dg.asset(
-        key=key,
+    spec = dg.AssetSpec(
+        deduped_events_key(project),
         deps=[raw_events_key(project)],
-        group_name=project.slug,
         kinds={"json", "gzip", "polars"},
-        owners=list(organization.owners),
-        tags=_tags(organization, project),
-        partitions_def=hours_of(project.first_hour, project.last_hour),
-        backfill_policy=dg.BackfillPolicy.multi_run(HOURS_A_RUN),
-        check_specs=[checks.no_identity_twice(key)],
         metadata={"dagster/column_schema": metadata.COLUMN_SCHEMA},
-        description=f"""The events of an hour that are not repeats, as gzip parts in the workspace: the pipeline's own durable record, from which every delivery is made.
-
-An event is a repeat when an event with the same identity (`device_id` and `$insert_id`; else `device_id`, `event_id` and `client_event_time`; else `uuid`) arrived before it, at most
-{_length(project.dedupe.window)} earlier. The first one stays. Repeats are reported beside the parts, with their text, the hour first seen, and whether the content differs. Which hour runs first makes no difference.""",
+        description=descriptions.deduped_events(project),
+        **_belonging(organization, project),
     )
+
+    @_hourly_asset(spec, project.first_hour, project.last_hour, [checks.no_identity_twice(spec.key)])
     def deduped_events(context: dg.AssetExecutionContext, config: HourOptions) -> dg.MaterializeResult:
         run = OrganizationRun(organization).projects[project.slug]
         done = each_hour(
             context,
             lambda hour: run.deduped.dedupe(hour, force=config.force),
-            lambda record: {key: metadata.of_deduped(record, run.deduped.uri(Hour.parse(record.hour)))},
+            lambda record: {spec.key: metadata.of_deduped(record, run.deduped.uri(Hour.parse(record.hour)))},
         )
         twice = checks.identities_twice(run, list(done))
         return dg.MaterializeResult(check_results=[checks.report("no_identity_twice", twice, len(done))])
@@ -127,30 +107,24 @@ An event is a repeat when an event with the same identity (`device_id` and `$ins
 
 
 def _merged_ids(organization: Organization) -> dg.AssetsDefinition:
-    key = merged_ids_key(organization)
-
-    @dg.asset(
-        key=key,
+    spec = dg.AssetSpec(
+        merged_ids_key(organization),
         deps=[raw_events_key(project) for project in organization.projects],
-        group_name=organization.slug,
         kinds={"json", "gzip"},
+        metadata={"dagster/column_schema": metadata.MERGED_IDS_SCHEMA},
+        description=descriptions.merged_ids(organization),
+        group_name=organization.slug,
         owners=list(organization.owners),
         tags={"organization": str(organization.id)},
-        partitions_def=hours_of(organization.first_hour, organization.last_hour),
-        backfill_policy=dg.BackfillPolicy.multi_run(HOURS_A_RUN),
-        check_specs=[checks.no_cycles(key)],
-        metadata={"dagster/column_schema": metadata.MERGED_IDS_SCHEMA},
-        description=f"""The merged ids of an hour of organization {organization.id}: `amplitude_id` (the loser) was merged into `merged_amplitude_id` (the winner).
-
-From landed merged-id files, as they stand, and from events with `data.merged_amplitude_id` (those have a null `scope`). A pair that stood in the {_length(organization.merged_ids_window)} before is left out. Chains and cycles
-are counted, not resolved.""",
     )
+
+    @_hourly_asset(spec, organization.first_hour, organization.last_hour, [checks.no_cycles(spec.key)])
     def merged_ids(context: dg.AssetExecutionContext, config: HourOptions) -> dg.MaterializeResult:
         merged = OrganizationRun(organization).merged
         done = each_hour(
             context,
             lambda hour: merged.merge(hour, force=config.force),
-            lambda record: {key: metadata.of_merged(record, merged, merged.uri(Hour.parse(record.hour)))},
+            lambda record: {spec.key: metadata.of_merged(record, merged, merged.uri(Hour.parse(record.hour)))},
         )
         cycles = checks.cycles_around(merged, done)
         return dg.MaterializeResult(check_results=[checks.report("no_cycles", cycles, len(done), warn=True)])
@@ -158,11 +132,24 @@ are counted, not resolved.""",
     return merged_ids
 
 
+def _hourly_asset(spec: dg.AssetSpec, first: Hour, last: Hour | None, check_specs: Sequence[dg.AssetCheckSpec]) -> Any:
+    """Return the decorator of an asset of one hour after the other."""
+    return dg.multi_asset(
+        name=spec.key.to_python_identifier(),
+        specs=[spec],
+        check_specs=check_specs,
+        partitions_def=hours_of(first, last),
+        backfill_policy=dg.BackfillPolicy.multi_run(HOURS_A_RUN),
+    )
+
+
 def _delivery(organization: Organization, project: Project, delivery: Delivery) -> dg.AssetsDefinition:
     keys = delivery_keys(project, delivery)
     manifest = keys["manifest"]
 
     @dg.multi_asset(
+        # One commit: archive, manifest and marker can't be run in part.
+        can_subset=False,
         name=f"{project.slug}__{delivery.name}",
         specs=_delivery_specs(organization, project, delivery),
         check_specs=[
@@ -172,8 +159,6 @@ def _delivery(organization: Organization, project: Project, delivery: Delivery) 
         ],
         partitions_def=hours_of(project.first_hour, project.last_hour),
         backfill_policy=dg.BackfillPolicy.multi_run(HOURS_A_RUN),
-        # One commit: archive, manifest and marker can't be run in part.
-        can_subset=False,
     )
     def deliver(context: dg.AssetExecutionContext, config: HourOptions) -> Iterator[dg.MaterializeResult]:
         run = OrganizationRun(organization).projects[project.slug]
@@ -196,52 +181,42 @@ def _delivery(organization: Organization, project: Project, delivery: Delivery) 
 
 
 def _delivery_specs(organization: Organization, project: Project, delivery: Delivery) -> list[dg.AssetSpec]:
-    chosen = f"Events for which `{delivery.filter}` is true." if delivery.filter else "All events."
-    common: dict[str, Any] = {
-        "group_name": project.slug,
-        "owners": list(organization.owners),
-        "tags": {**_tags(organization, project), "delivery": delivery.name},
-    }
+    belonging = _belonging(organization, project)
+    belonging["tags"] = {**belonging["tags"], "delivery": delivery.name}
     keys = delivery_keys(project, delivery)
     specs: list[dg.AssetSpec] = []
-    if "events" in delivery.what:
+    if "archive" in keys:
         specs.append(
             dg.AssetSpec(
                 keys["archive"],
                 deps=[deduped_events_key(project)],
                 kinds={"json", "gzip"},
                 metadata={"dagster/column_schema": metadata.COLUMN_SCHEMA, "bucket": delivery.url},
-                description=f"""The delivered events of an hour in `{delivery.url}`, in Amplitude's own layout: `{project.id}/{project.id}_yyyy-MM-dd_H#n.json.gz`, one event as JSON on each line, byte for byte as it landed.
-
-{chosen} An hour without events has no files, a manifest with zeros, and a complete marker.""",
-                **common,
+                description=descriptions.archive(project, delivery),
+                **belonging,
             )
         )
-    if "merged_ids" in delivery.what:
+    if "merged_ids" in keys:
         specs.append(
             dg.AssetSpec(
                 keys["merged_ids"],
                 deps=[merged_ids_key(organization)],
                 kinds={"json", "gzip"},
                 metadata={"dagster/column_schema": metadata.MERGED_IDS_SCHEMA, "bucket": delivery.url},
-                description=f"The delivered merged ids of an hour, `-{organization.id}/-{organization.id}_yyyy-MM-dd_H.json.gz` in `{delivery.url}`. An hour without any has no file.",
-                **common,
+                description=descriptions.delivered_merged_ids(organization, delivery),
+                **belonging,
             )
         )
+    files = [spec.key for spec in specs]
     specs.append(
         dg.AssetSpec(
             keys["manifest"],
             # The counts of a delivery of merged ids alone still come from the hour's events.
-            deps=[spec.key for spec in specs]
-            if "events" in delivery.what
-            else [*(spec.key for spec in specs), deduped_events_key(project)],
+            deps=files if "archive" in keys else [*files, deduped_events_key(project)],
             kinds={"json"},
             metadata={"bucket": delivery.url},
-            description=f"""The proof of a delivered hour: files with rows, bytes and SHA-256, and the counts that account for every landed line. `_amp_pipeline/{project.id}/{delivery.name}/yyyy-MM-dd/HH.json` in `{delivery.url}`.
-
-Written after the files were read back and held against it; {"the complete marker follows" if delivery.complete_markers else "complete markers are switched off, so readers wait for the manifest"}. It holds nothing that two runs would write
-differently; when and why an hour was delivered is in the delivery log in the workspace.""",
-            **common,
+            description=descriptions.manifest(project, delivery),
+            **belonging,
         )
     )
     return specs
@@ -259,9 +234,10 @@ def _described(archive: Archive, receipt: Receipt, keys: dict[str, dg.AssetKey])
     return {key: described[noun]() for noun, key in keys.items()}
 
 
-def _tags(organization: Organization, project: Project) -> dict[str, str]:
-    return {"organization": str(organization.id), "project": str(project.id)}
-
-
-def _length(window: timedelta) -> str:
-    return f"{window.days} days" if window == timedelta(days=window.days) else str(window)
+def _belonging(organization: Organization, project: Project) -> dict[str, Any]:
+    """Return what places an asset in the UI."""
+    return {
+        "group_name": project.slug,
+        "owners": list(organization.owners),
+        "tags": {"organization": str(organization.id), "project": str(project.id)},
+    }

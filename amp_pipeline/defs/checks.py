@@ -1,6 +1,7 @@
 """Asset checks: what holds of the hours of a run. The blocking ones stop what depends on wrong data.
 
-What they report was verified where it was written, inside the commit and before the complete marker; a check never finds
+What they report was verified where it was written, inside the commit and before the complete marker; a check never
+finds
 out first.
 """
 
@@ -35,7 +36,8 @@ def no_identity_twice(asset: dg.AssetKey) -> dg.AssetCheckSpec:
         "no_identity_twice",
         asset=asset,
         blocking=True,
-        description="No kept event has the identity of another event of the window before it, looked up in the key indexes by another way than the one that dropped the repeats.",
+        description="No kept event has the identity of another event of the window before it, looked up in the key "
+        "indexes by another way than the one that dropped the repeats.",
     )
 
 
@@ -55,8 +57,8 @@ def files_match_manifest(asset: dg.AssetKey) -> dg.AssetCheckSpec:
         "files_match_manifest",
         asset=asset,
         blocking=True,
-        description="The bucket holds the files that the manifests name, in their sizes, no other part of those hours, and the complete markers. "
-        "Digests were held against what was read back before each marker was written.",
+        description="The bucket holds the files that the manifests name, in their sizes, no other part of those hours, "
+        "and the complete markers. Digests were held against what was read back before each marker was written.",
     )
 
 
@@ -74,7 +76,8 @@ def no_cycles(asset: dg.AssetKey) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(
         "no_cycles",
         asset=asset,
-        description="No merged ids of an hour and its window end in one another: users in a cycle have no winner. They are delivered as they landed.",
+        description="No merged ids of an hour and its window end in one another: users in a cycle have no winner. "
+        "They are delivered as they landed.",
     )
 
 

@@ -1,6 +1,7 @@
 """Delivering ranges of hours through Dagster from the command line, and running again what late data touches.
 
-The runs are recorded in the Dagster instance like those that its UI starts: the hours show as materialized, with logs and checks.
+The runs are recorded in the Dagster instance like those that its UI starts: the hours show as materialized, with logs
+and checks.
 """
 
 from collections.abc import Callable, Sequence

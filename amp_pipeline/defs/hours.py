@@ -1,4 +1,4 @@
-"""A run over hours: each on its own, the good ones recorded one by one, then one failure that names the bad ones (law 8)."""
+"""A run over hours: each on its own, the good ones recorded, then one failure that names the bad ones (law 8)."""
 
 import time
 from collections.abc import Callable, Mapping

@@ -1,6 +1,7 @@
 """What Dagster shows of an hour: numbers under one name each, so that they plot over partitions, and small tables.
 
-No event, no id and no property goes into metadata: events hold IP addresses and user ids, and Dagster's database keeps metadata for ever.
+No event, no id and no property goes into metadata: events hold IP addresses and user ids, and Dagster's database
+keeps metadata for ever.
 """
 
 from collections.abc import Mapping
@@ -9,11 +10,11 @@ from typing import Any
 import dagster as dg
 
 from amp_pipeline.core.envelope import REASONS
+from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.merged_ids import chains, cycles
 from amp_pipeline.core.schema import COLUMNS
 from amp_pipeline.destinations.archive import Receipt
 from amp_pipeline.stages.merged_ids import MergedIds
-from amp_pipeline.core.hours import Hour
 from amp_pipeline.workspace.records import DedupedRecord, MergedRecord, RawRecord
 
 _ROWS_OF_A_TABLE = 20

@@ -19,6 +19,7 @@ class _Attributes(BaseModel):
 
     @classmethod
     def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return the schema of what is really wanted."""
         return config.Organization.model_json_schema(*args, **kwargs)
 
 
@@ -47,7 +48,7 @@ class _Scaffolder(dg.Scaffolder):
 
 @dg.scaffold_with(_Scaffolder)
 class Organization(dg.Component):
-    """An organization whose behavioural events are delivered to buckets of its own: projects, their sources, and deliveries, an hour at a time."""
+    """An organization whose behavioural events are delivered, an hour at a time, to buckets of its own."""
 
     def __init__(self, organization: config.Organization) -> None:
         """Make the component of ``organization``."""
@@ -55,14 +56,21 @@ class Organization(dg.Component):
 
     @classmethod
     def get_model_cls(cls) -> type[BaseModel] | None:
+        """Return what Dagster reads attributes into before :mod:`amp_pipeline.config` judges them."""
         return _Attributes
 
     @classmethod
     def get_spec(cls) -> dg.ComponentTypeSpec:
+        """Return what ``dg list components`` shows."""
         return dg.ComponentTypeSpec(description=cls.__doc__, tags=["amplitude", "events", "export"])
 
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> "Organization":
+        """Return the component of the attributes in a ``defs.yaml``.
+
+        Raises:
+            ConfigError: Something in the file is wrong.
+        """
         written: Mapping[str, Any] = attributes.model_dump() if attributes is not None else {}
         filled = context.resolution_context.resolve_value(written)
         return cls(config.organization(filled, Path(context.path) / config.FILE_NAME))

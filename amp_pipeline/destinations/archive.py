@@ -1,7 +1,9 @@
 """Delivery of an hour as an Amplitude archive: parts, merged ids, manifest, complete marker, in one commit.
 
-The order of a commit is the whole promise to readers (law 5): the marker and the manifest go away when content will change; then the data; then what was
-written is read back and held against its digests and counts; then the manifest; then the marker. Killed at any instant, the hour
+The order of a commit is the whole promise to readers (law 5): the marker and the manifest go away when content will
+change; then the data; then what was
+written is read back and held against its digests and counts; then the manifest; then the marker. Killed at any
+instant, the hour
 is as it was before, or has no marker, and the next run finishes it.
 """
 
@@ -127,7 +129,8 @@ class Archive:
             force: Write it again even if nothing has changed.
 
         Raises:
-            DeliveryError: The bucket belongs to another organization, or what was written is not what is read back; no marker was written.
+            DeliveryError: The bucket belongs to another organization, or what was written is not what is read back;
+                no marker was written.
         """
         decided = self.fingerprint(events, merged)
         state = self.state.state(hour)
@@ -140,7 +143,7 @@ class Archive:
             return self._commit(hour, events, merged, by, decided, state, Path(scratch), force)
 
     def holds(self, hour: Hour, manifest: Manifest) -> bool:
-        """Tell whether the bucket holds what ``manifest`` says of ``hour``: files, sizes, marker, and the manifest itself."""
+        """Tell whether the bucket holds what ``manifest`` says of ``hour``: files, sizes, marker, manifest."""
         return self._manifest_bytes(hour) == encode(manifest) and self._stands(
             hour, {file.name: file.bytes for file in manifest.files}
         )
@@ -245,7 +248,8 @@ class Archive:
         for source in sources:
             if sha256(self.store.get(source.file.name)) != source.file.sha256:
                 raise DeliveryError(
-                    f"{self.store.uri(source.file.name)} was written, but other bytes are read back; the hour {hour} has no complete marker. "
+                    f"{self.store.uri(source.file.name)} was written, but other bytes are read back; "
+                    f"the hour {hour} has no complete marker. "
                     "Check the store and run the hour again"
                 )
         return obsolete
@@ -268,7 +272,8 @@ class Archive:
             owner = "nobody that can be read"
         if owner != self._organization.id:
             raise DeliveryError(
-                f"{self.store.uri(name)} says that this bucket belongs to organization {owner}, not {self._organization.id}; "
+                f"{self.store.uri(name)} says that this bucket belongs to organization {owner}, "
+                f"not {self._organization.id}; "
                 "deliver to another url, or delete that record if the bucket has changed hands"
             )
         self._owned = True
@@ -280,7 +285,7 @@ class Archive:
             return None
 
     def _stands(self, hour: Hour, files: dict[str, int]) -> bool:
-        """Tell whether the hour's files are there in their sizes, no other part is, and the marker is as it should be."""
+        """Tell whether the hour's files are there in their sizes, no other part is, and the marker is right."""
         there = {
             info.name: info.size for prefix in self.names.events_prefixes(hour) for info in self.store.find(prefix)
         }
@@ -362,7 +367,8 @@ class Archive:
             data = self._workspace.get(part.name)
             if sha256(data) != part.sha256:
                 raise DeliveryError(
-                    f"{self._workspace.uri(part.name)} is not what was written; run deduped_events of hour {hour} again, forced"
+                    f"{self._workspace.uri(part.name)} is not what was written; "
+                    f"run deduped_events of hour {hour} again, forced"
                 )
             return data
 

@@ -1,4 +1,7 @@
-"""A landing: which objects an hour has, whether it is complete, and their lines. Rules: docs/rules.md, "Landing objects"."""
+"""A landing: which objects an hour has, whether it is complete, and their lines.
+
+Rules: docs/rules.md, "Landing objects".
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,10 @@ class ObjectReader:
         self._hash = hashlib.sha256()
         self._ended = True
         self.damage: DamagedObjectError | None = None
-        """Why the object could not be read to its end; its last line is then the rest before the damage, if :attr:`unfinished`."""
+        """Why the object could not be read to its end.
+
+        Its last line is then the rest before the damage, if :attr:`unfinished`.
+        """
 
     def blocks(self) -> Iterator[list[bytes]]:
         """Yield the object's lines in lists, blank ones included.

@@ -1,1 +1,4 @@
-"""What happens to an hour, stage by stage: landed, deduplicated, merged ids. One class a stage, one method an hour; no Dagster."""
+"""What happens to an hour, stage by stage: landed, deduplicated, merged ids.
+
+One class a stage, one method an hour; no Dagster.
+"""

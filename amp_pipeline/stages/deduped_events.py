@@ -1,6 +1,6 @@
-"""The events of an hour that are not repeats, stored as archive parts: compressed once, copied to every delivery that wants them all.
+"""The events of an hour that are not repeats, stored as archive parts.
 
-They are the pipeline's own durable record: deliveries read them, never the source.
+They are compressed once, and copied to every delivery that wants them all. They are the pipeline's own durable record: deliveries read them, never the source.
 """
 
 from __future__ import annotations
@@ -86,12 +86,16 @@ class DedupedEvents:
             return record
         if self.raw.is_gone(hour, raw):
             raise FrozenHourError(
-                f"late data changes which events of hour {hour} are repeats, but its landing objects are gone; put them back and run the hour again"
+                f"late data changes which events of hour {hour} are repeats, but its landing objects are gone; "
+                "put them back and run the hour again"
             )
         return self._write(hour, raw, repeats, around, decided)
 
     def identities_seen_twice(self, hour: Hour) -> int:
-        """Return how many kept events of a recorded hour repeat another event of the window; found without the rule that dropped repeats."""
+        """Return how many kept events of a recorded hour repeat another event of the window.
+
+        Found without the rule that dropped repeats.
+        """
         raw = self.raw.land(hour)
         events = self._events(hour, raw)
         if events.is_empty():
@@ -109,7 +113,8 @@ class DedupedEvents:
     def is_stale(self, hour: Hour, record: DedupedRecord) -> str:
         """Return why a recorded hour has to run again, or "" where it stands.
 
-        An earlier hour's key index that changed matters only where an identity that was added to or removed from it is in this hour.
+        An earlier hour's key index that changed matters only where an identity that was added to or removed from it
+        is in this hour.
         """
         try:
             raw = self.raw.land(hour)
@@ -172,7 +177,8 @@ class DedupedEvents:
         kept = sum(part.rows for part in parts)
         if kept + len(repeats) != raw.events:
             raise WorkspaceError(
-                f"hour {hour}: {raw.events} events landed, but {kept} were kept and {len(repeats)} are repeats; run the hour again, forced"
+                f"hour {hour}: {raw.events} events landed, but {kept} were kept and {len(repeats)} are repeats; "
+                "run the hour again, forced"
             )
         self.workspace.put_report("repeats", hour, pass_.report)
         record = DedupedRecord(
@@ -208,7 +214,8 @@ def check_part(store: ObjectStore, part: PartRecord) -> None:
     rows = sum(block.count(b"\n") for block in unpacked)
     if sha256(data) != part.sha256 or rows != part.rows or not unpacked[-1].endswith(b"\n"):
         raise WorkspaceError(
-            f"{store.uri(part.name)} is not what was written ({rows} lines instead of {part.rows}); check the disk and run the hour again"
+            f"{store.uri(part.name)} is not what was written ({rows} lines instead of {part.rows}); "
+            "check the disk and run the hour again"
         )
 
 
@@ -230,8 +237,8 @@ class _SecondPass:
 
     def range_of(self, column: str) -> TimeRange | None:
         """Return first and last time of the events that are kept."""
-        times = self._kept[column].drop_nulls()
-        return None if times.is_empty() else TimeRange(int(times.min()), int(times.max()))  # pyright: ignore[reportArgumentType]
+        times = self._kept[column].drop_nulls().to_numpy()
+        return TimeRange(int(times.min()), int(times.max())) if len(times) else None
 
     def kept_lines(self) -> Iterator[bytes]:
         """Yield the lines that are kept."""
@@ -247,10 +254,12 @@ class _SecondPass:
     def _note(self, row: int, name: str, number: int, line: bytes) -> None:
         first_seen, conflict = self._repeats[row]
         event = envelope.read_line(line)
-        assert isinstance(event, Envelope)
+        if not isinstance(event, Envelope):
+            raise _changed(name, number)
         client = timestamps.parse([event.client_event_time])[0]
         kind = identity.identity(event, client)
-        assert kind is not None
+        if kind is None:
+            raise _changed(name, number)
         self.repeated_types[event.event_type or ""] += 1
         self.report.append(
             {
@@ -266,11 +275,20 @@ class _SecondPass:
         )
 
 
+def _changed(name: str, number: int) -> WorkspaceError:
+    return WorkspaceError(
+        f"the landing changed: line {number} of {name} is not the event that was indexed; run the hour again"
+    )
+
+
 _GATHERED_ROWS = 1_000_000
 
 
 def _gathered(frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """Put small key indexes together, so that a week of small hours is one search, and a week of large ones never in memory at once."""
+    """Put small key indexes together.
+
+    A week of small hours is one search then, and a week of large ones is never in memory at once.
+    """
     held: list[pl.DataFrame] = []
     for frame in frames:
         held.append(frame)

@@ -1,7 +1,7 @@
-"""The merged ids of an organization: one file an hour, from landed merged-id files and from the events of all its projects.
+"""The merged ids of an organization: one file an hour, from landed files and from the events of all its projects.
 
-Like key indexes, what landed or was made in an hour depends on that hour alone, and whoever needs it may make it; repeats are
-found by looking back over the window.
+Like key indexes, what landed or was made in an hour depends on that hour alone, and whoever needs it may make it;
+repeats are found by looking back over the window.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What landed: the lines of an hour told apart into events, strays and quarantine, and the hour's key index.
 
-Lines are not copied; the landing keeps them. The result of an hour depends on what landed and on nothing else, so whoever
+Lines are not copied; the landing keeps them. The result of an hour depends on what landed and on nothing else, so
+whoever
 needs an hour's key index may make it.
 """
 
@@ -130,18 +131,19 @@ class RawEvents:
             return False
         if have:
             raise LandingError(
-                f"{self.source.uri(gone[0])} has vanished from the landing of hour {hour}; put it back, or accept that it is gone: "
-                f"{_accept_command(self.project, gone[0])}"
+                f"{self.source.uri(gone[0])} has vanished from the landing of hour {hour}; "
+                f"put it back, or accept that it is gone: {_accept_command(self.project, gone[0])}"
             )
         strays = {stray_file for _, stray_file, _ in inputs if stray_file}
         if strays != {item.stray_file for item in record.inputs if item.stray_file}:
             raise FrozenHourError(
-                f"late events came in for hour {hour}, whose landing objects are gone ({self.source.uri(gone[0])}, …); put them back and run the hour again"
+                f"late events came in for hour {hour}, whose landing objects are gone ({self.source.uri(gone[0])}, …); "
+                "put them back and run the hour again"
             )
         return True
 
     def _judges_as(self, record: RawRecord) -> bool:
-        """Tell whether the project's first and last hour, which may have been set anew, would tell the same lines apart."""
+        """Tell whether the project's first and last hour, maybe set anew, would tell the same lines apart."""
         strays = all(self.project.holds(Hour.parse(key)) for key in record.strays_out)
         return record.bounds == self._bounds or (strays and "outside_project" not in record.reasons)
 
@@ -193,7 +195,8 @@ class RawEvents:
         if reader.damage is not None:
             if not self.workspace.accepted(name, reader.sha256):
                 raise LandingError(
-                    f"{self.source.uri(name)}: {reader.damage}; put a whole copy in its place, or accept it as it is, so that the lines before the damage "
+                    f"{self.source.uri(name)}: {reader.damage}; put a whole copy in its place, "
+                    "or accept it as it is, so that the lines before the damage "
                     f"count: {_accept_command(self.project, name)}"
                 )
             rest = lines.pop() if lines and reader.unfinished else None
@@ -218,7 +221,8 @@ class RawEvents:
     def _route_strays(self, hour: Hour, strays: dict[Hour, dict[str, list[tuple[int, bytes]]]]) -> None:
         """Put strays of this hour's objects where their hours find them, and take away those of objects that changed.
 
-        Which files there are is written down first: a run that is killed in between leaves nothing that the next one doesn't know.
+        Which files there are is written down first: a run that is killed in between leaves nothing that the next one
+        doesn't know.
         """
         written = {
             self.workspace.stray_file(target, name): (target, name, lines)
@@ -360,7 +364,10 @@ def _accept_command(project: Project, name: str) -> str:
 
 
 def _numbered(reader: ObjectReader, *, stray: bool) -> Iterator[tuple[Sequence[int], list[bytes]]]:
-    """Yield an object's lines and their numbers in the landing object; a file of strays tells the numbers (see :func:`_pack_strays`)."""
+    """Yield an object's lines and their numbers in the landing object.
+
+    A file of strays tells the numbers (see :func:`_pack_strays`).
+    """
     if stray:
         for block in reader.blocks():
             pairs = [text.partition(b"\t") for text in block if b"\t" in text]
@@ -373,10 +380,8 @@ def _numbered(reader: ObjectReader, *, stray: bool) -> Iterator[tuple[Sequence[i
 
 
 def _pack_strays(name: str, lines: Iterable[tuple[int, bytes]]) -> bytes:
-    """Return a file of strays: the landing object's name on the first line, then each line behind its number and a tab."""
-    part = codec.pack_one([name.encode().replace(b"\t", b" "), *(b"%d\t%s" % item for item in lines)])
-    assert part is not None
-    return part.data
+    """Return a file of strays: the landing object's name, then each line behind its number and a tab."""
+    return codec.pack_whole([name.encode().replace(b"\t", b" "), *(b"%d\t%s" % item for item in lines)]).data
 
 
 def _stray_origin(store: ObjectStore, file: str) -> str:

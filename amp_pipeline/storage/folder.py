@@ -1,6 +1,7 @@
 """A folder as an object store: what ``make demo`` delivers to, and the default workspace.
 
-An object is written to ``.incoming`` in the same folder, synced to disk and renamed, so a crash of the process or of the machine
+An object is written to ``.incoming`` in the same folder, synced to disk and renamed, so a crash of the process or of
+the machine
 leaves the old object or the new one.
 """
 
@@ -9,6 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
 from typing_extensions import override
 
 from amp_pipeline.core.errors import ObjectNotFoundError

@@ -1,6 +1,7 @@
 """An object store in memory, for tests and trials."""
 
 from collections.abc import Iterator
+
 from typing_extensions import override
 
 from amp_pipeline.core.errors import ObjectNotFoundError

@@ -1,6 +1,7 @@
 """What the pipeline needs of a place that keeps named bytes.
 
-Names are relative to the store's url and use ``/``. A write is whole or not at all: a reader, and a run after a killed one,
+Names are relative to the store's url and use ``/``. A write is whole or not at all: a reader, and a run after a
+killed one,
 sees the old object or the new one.
 """
 

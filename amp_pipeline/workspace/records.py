@@ -157,7 +157,10 @@ class DeliveryState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One delivery of an hour, for the delivery log: what the manifest leaves out because two runs would write it differently."""
+    """One delivery of an hour, for the delivery log.
+
+    It holds what the manifest leaves out because two runs would write it differently.
+    """
 
     project: int
     delivery: str

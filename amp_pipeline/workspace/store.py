@@ -1,6 +1,7 @@
 """Where each thing of an hour lies in the workspace, and reading and writing it.
 
-Data objects carry a piece of their digest in their name and records are written after them, so a record never names bytes
+Data objects carry a piece of their digest in their name and records are written after them, so a record never names
+bytes
 that are not there, and a run that is killed leaves the old record with the old bytes.
 """
 
@@ -40,7 +41,10 @@ def sha256(data: bytes) -> str:
 
 
 def quarantined(name: str, number: int, line: bytes, bad: Bad) -> dict[str, Any]:
-    """Return the entry of a quarantined line: where it stood, why, and all of it (``text``, or ``base64`` where it is not UTF-8)."""
+    """Return the entry of a quarantined line: where it stood, why, and all of it.
+
+    The line is ``text``, or ``base64`` where it is not UTF-8.
+    """
     entry: dict[str, Any] = {"object": name, "line": number, "reason": bad.reason, "detail": bad.detail}
     try:
         return {**entry, "text": line.decode()}
@@ -192,7 +196,7 @@ class ProjectStore(HourStore):
         return self.path("strays", hour, f"/{sha256(landing_object.encode())[:16]}.lines.gz")
 
     def accepted(self, landing_object: str, digest: str) -> bool:
-        """Tell whether a damaged or vanished landing object was accepted by hand, with these bytes (``""`` for gone)."""
+        """Tell whether a damaged or vanished object was accepted by hand, with these bytes (``""`` for gone)."""
         return self.store.head(self.acceptance(landing_object, digest)) is not None
 
     def acceptance(self, landing_object: str, digest: str) -> str:
