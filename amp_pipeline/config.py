@@ -149,7 +149,7 @@ class Delivery(_Model):
 
     name: SlugField = Field(description="Short name, part of asset keys.")
     url: UrlField = Field(description="Folder to deliver to, absolute or relative to this file.")
-    what: frozenset[Literal["events", "merged_ids"]] = Field(
+    what: Annotated[frozenset[Literal["events", "merged_ids"]], PlainSerializer(sorted)] = Field(
         default=frozenset({"events"}), min_length=1, description="What to deliver: events, merged_ids, or both."
     )
     filter: str | None = Field(

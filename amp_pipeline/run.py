@@ -20,12 +20,19 @@ from amp_pipeline.storage.objects import ObjectStore
 from amp_pipeline.storage.urls import open_store
 from amp_pipeline.workspace.store import OrganizationStore, ProjectStore
 
+_NEVER_RUN = "never run to its end"
+
 
 class Stale(NamedTuple):
     """An hour that has to run again, and why."""
 
     hour: Hour
     why: str
+
+    @property
+    def was_done(self) -> bool:
+        """Whether the hour had run before."""
+        return self.why != _NEVER_RUN
 
 
 class ProjectRun:
@@ -76,7 +83,7 @@ class ProjectRun:
     def _why_stale(self, hour: Hour, deliveries: list[tuple[Archive, Delivery]]) -> str:
         record = self.workspace.deduped(hour)
         if record is None:
-            return "never run"
+            return _NEVER_RUN
         if why := self.deduped.is_stale(hour, record):
             return why
         for archive, delivery in deliveries:

@@ -29,6 +29,10 @@ class WorkspaceError(AmpError):
     """The workspace lacks or contradicts what a record in it says."""
 
 
+class StoreError(AmpError):
+    """A store refuses to read or write: permissions, a full disk."""
+
+
 class ObjectNotFoundError(AmpError):
     """A store has no object of that name."""
 

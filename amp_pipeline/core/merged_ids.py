@@ -1,6 +1,7 @@
 """Merged ids: ``amplitude_id`` (the loser) was merged into ``merged_amplitude_id`` (the winner).
 
-Rules: docs/rules.md, "Merged ids". The direction is easy to invert; it is that of amplitude-docs ``destination-catalog/en/snowflake.md``.
+Rules: docs/rules.md, "Merged ids". The direction is easy to invert; it is that of amplitude-docs
+``destination-catalog/en/snowflake.md``.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The runs are recorded in the Dagster instance like those that its UI starts: the
 and checks.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from itertools import groupby
 
 import dagster as dg
@@ -55,16 +55,19 @@ class Delivering:
         """
         failed = self._run(project, hours, force=force)
         for _ in range(MOST_ROUNDS):
-            stale = [found for found in self.stale(project) if found.hour not in failed]
-            again = [found for found in stale if found.hour in hours or found.why != "never run"]
+            again = self._to_do(project, hours, failed)
             if not again:
                 return failed
             for found in again:
-                if found.why != "never run":
-                    self._say(f"  again {found.hour}: {found.why}")
+                self._say(f"  again {found.hour}: {found.why}")
             failed |= self._run(project, [found.hour for found in again])
-        self._say(f"  {len(again)} hours still touch each other after {MOST_ROUNDS} rounds; run this command again")
+        self._say(f"  some hours still touch each other after {MOST_ROUNDS} rounds; run this command again")
         return failed
+
+    def _to_do(self, project: Project, hours: Sequence[Hour], failed: Container[Hour]) -> list[Stale]:
+        """Return the hours to run again: of ``hours`` all that are not done, of others those that late data touched."""
+        stale = [found for found in self.stale(project) if found.hour not in failed]
+        return [found for found in stale if found.hour in hours or found.was_done]
 
     def stale(self, project: Project) -> list[Stale]:
         """Return the hours of ``project`` on record that have to run again, and those that a run left undone."""

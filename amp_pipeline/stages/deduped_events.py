@@ -1,6 +1,7 @@
 """The events of an hour that are not repeats, stored as archive parts.
 
-They are compressed once, and copied to every delivery that wants them all. They are the pipeline's own durable record: deliveries read them, never the source.
+They are compressed once, and copied to every delivery that wants them all. They are the pipeline's own durable record:
+deliveries read them, never the source.
 """
 
 from __future__ import annotations
@@ -73,14 +74,12 @@ class DedupedEvents:
             (self._keys(Hour.parse(key), digest) for key, digest in around.digests.items()) if len(events) else iter(())
         )
         repeats = dedupe.find_repeats(events, _gathered(earlier), self._window_us)
+        landed_as = self._landed_as(raw)
         decided = fingerprint(
-            [(item.object, item.sha256, item.lines) for item in raw.inputs],
-            raw.rows,
-            [sha256(repeats[column].cast(pl.Int64).to_numpy().tobytes()) for column in repeats.columns],
-            self.project.parts.model_dump(),
+            landed_as, [sha256(repeats[column].cast(pl.Int64).to_numpy().tobytes()) for column in repeats.columns]
         )
         if before is not None and before.fingerprint == decided and not force:
-            record = msgspec.structs.replace(before, window=around.digests, missing=around.missing, keys=raw.keys)
+            record = msgspec.structs.replace(before, window=around.digests, missing=around.missing)
             if record != before:
                 self.workspace.save("deduped", hour, record)
             return record
@@ -120,8 +119,8 @@ class DedupedEvents:
             raw = self.raw.land(hour)
         except LandingError as error:
             return str(error)
-        if raw.keys != record.keys:
-            return "its own events changed"
+        if self._landed_as(raw) != record.landed_as:
+            return "what landed in it changed, or its settings did"
         around = self._window(hour)
         differing = {
             key
@@ -138,6 +137,10 @@ class DedupedEvents:
             if dedupe.touches(dedupe.changed(old, new), events, self._window_us):
                 return f"late data in hour {key}"
         return ""
+
+    def _landed_as(self, raw: RawRecord) -> str:
+        inputs = [(item.object, item.sha256, item.lines) for item in raw.inputs]
+        return fingerprint(inputs, raw.rows, raw.quarantined, self._window_us, self.project.parts.model_dump())
 
     def _window(self, hour: Hour) -> _Window:
         first, last = window(hour, self.project.dedupe.window)
@@ -185,7 +188,7 @@ class DedupedEvents:
             format=FORMAT,
             hour=hour.key,
             fingerprint=decided,
-            keys=raw.keys,
+            landed_as=self._landed_as(raw),
             window=around.digests,
             missing=around.missing,
             parts=parts,

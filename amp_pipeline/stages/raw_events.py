@@ -48,7 +48,9 @@ class RawEvents:
 
     def has_landed(self, hour: Hour) -> bool:
         """Tell whether anything of ``hour`` is in the landing, in strays, or on record."""
-        return bool(self._listing.objects(hour) or self._strays_to(hour)) or self.workspace.raw(hour) is not None
+        if hour in self._current or self._listing.objects(hour) or self._strays_to(hour):
+            return True
+        return self.workspace.raw(hour) is not None
 
     def uri(self, hour: Hour) -> str:
         """Return where the hour's landing objects are, for people."""
@@ -237,8 +239,9 @@ class RawEvents:
             return
         self.workspace.store.put(plan, msgspec.json.encode(sorted({*written, *planned})))
         for file, (target, name, lines) in written.items():
-            self.workspace.store.put(file, _pack_strays(name, lines))
-            self._forget(target)
+            # Written again, the file would look new, and its hour would be read again for nothing.
+            if self.workspace.put_changed(file, _pack_strays(name, lines)):
+                self._forget(target)
         for file in set(planned) - set(written):
             self.workspace.store.delete(file)
         for day in {file.split("/")[-3] for file in planned}:

@@ -9,11 +9,13 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from typing_extensions import override
 
-from amp_pipeline.core.errors import ObjectNotFoundError
+from amp_pipeline.core.errors import ObjectNotFoundError, StoreError
 from amp_pipeline.storage.objects import ObjectInfo, ObjectStore
 
 _INCOMING = ".incoming"
@@ -34,7 +36,8 @@ class FolderStore(ObjectStore):
     def find(self, prefix: str) -> list[ObjectInfo]:
         parent, _, beginning = prefix.rpartition("/")
         found: list[ObjectInfo] = []
-        self._scan(self._folder / parent, f"{parent}/" if parent else "", beginning, found)
+        with self._explained("listed", prefix):
+            self._scan(self._folder / parent, f"{parent}/" if parent else "", beginning, found)
         return sorted(found, key=lambda info: info.name)
 
     def _scan(self, folder: Path, path: str, beginning: str, found: list[ObjectInfo]) -> None:
@@ -48,27 +51,39 @@ class FolderStore(ObjectStore):
             if entry.is_dir():
                 self._scan(Path(entry.path), f"{path}{entry.name}/", "", found)
             else:
-                found.append(_info(path + entry.name, entry.stat()))
+                # Another process may have deleted it since the folder was read.
+                with suppress(FileNotFoundError):
+                    found.append(_info(path + entry.name, entry.stat()))
 
     @override
     def head(self, name: str) -> ObjectInfo | None:
-        try:
-            return _info(name, (self._folder / name).stat())
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        with self._explained("read", name):
+            try:
+                return _info(name, (self._folder / name).stat())
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
     @override
     def chunks(self, name: str) -> Iterator[bytes]:
-        try:
-            file = (self._folder / name).open("rb")
-        except (FileNotFoundError, NotADirectoryError):
-            raise ObjectNotFoundError(f"no object {self.uri(name)}") from None
+        with self._explained("read", name):
+            try:
+                file = (self._folder / name).open("rb")
+            except (FileNotFoundError, NotADirectoryError):
+                raise ObjectNotFoundError(f"no object {self.uri(name)}") from None
         with file:
-            while chunk := file.read(_CHUNK_BYTES):
+            while chunk := self._chunk(file, name):
                 yield chunk
+
+    def _chunk(self, file: BinaryIO, name: str) -> bytes:
+        with self._explained("read", name):
+            return file.read(_CHUNK_BYTES)
 
     @override
     def put(self, name: str, data: bytes) -> None:
+        with self._explained("written", name):
+            self._put(name, data)
+
+    def _put(self, name: str, data: bytes) -> None:
         target = self._folder / name
         incoming = self._folder / _INCOMING
         if not incoming.is_dir():
@@ -89,11 +104,23 @@ class FolderStore(ObjectStore):
     @override
     def delete(self, name: str) -> None:
         target = self._folder / name
+        with self._explained("deleted", name):
+            try:
+                target.unlink()
+            except (FileNotFoundError, NotADirectoryError):
+                return
+            _sync_folder(target.parent)
+
+    @contextmanager
+    def _explained(self, done: str, name: str) -> Iterator[None]:
+        """Turn what the system refuses into an error that says what, where and what to do."""
         try:
-            target.unlink()
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        _sync_folder(target.parent)
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"{self.uri(name)} can't be {done}: {error.strerror}; check that the folder {self.url} is there, "
+                "may be read and written by this user, and that the disk has room"
+            ) from error
 
 
 def _info(name: str, stat: os.stat_result) -> ObjectInfo:
@@ -111,5 +138,7 @@ def _sync_folder(folder: Path) -> None:
 def _sweep(incoming: Path) -> None:
     """Remove what killed processes left, once it is old enough to belong to no living one."""
     for entry in os.scandir(incoming):
-        if time.time() - entry.stat().st_mtime > _ABANDONED_AFTER_SECONDS:
-            Path(entry.path).unlink(missing_ok=True)
+        # A living process moves its file away at any time.
+        with suppress(FileNotFoundError):
+            if time.time() - entry.stat().st_mtime > _ABANDONED_AFTER_SECONDS:
+                Path(entry.path).unlink()

@@ -78,8 +78,8 @@ class DedupedRecord(msgspec.Struct, frozen=True, kw_only=True):
     format: int
     hour: str
     fingerprint: str
-    keys: str
-    """Digest of the hour's own key index."""
+    landed_as: str
+    """Fingerprint of what landed, and of the settings that decide what is kept and how it is packed."""
     window: dict[str, str]
     """Digests of the key indexes of earlier hours that were searched; hours without identities are left out."""
     missing: list[str]

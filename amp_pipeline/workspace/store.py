@@ -52,6 +52,12 @@ def quarantined(name: str, number: int, line: bytes, bad: Bad) -> dict[str, Any]
         return {**entry, "base64": base64.b64encode(line).decode()}
 
 
+class _Form(msgspec.Struct):
+    """What all records have: a version of their form."""
+
+    format: int
+
+
 class HourStore:
     """What all parts of the workspace share: records and data objects of hours below one folder."""
 
@@ -72,12 +78,13 @@ class HourStore:
         except ObjectNotFoundError:
             return None
         try:
-            found = msgspec.json.decode(data, type=record)
+            if msgspec.json.decode(data, type=_Form).format != FORMAT:
+                return None
+            return msgspec.json.decode(data, type=record)
         except msgspec.MsgspecError as error:
             raise WorkspaceError(
                 f"{self.store.uri(name)} is damaged ({error}); delete it and run the hour again"
             ) from None
-        return found if found.format == FORMAT else None
 
     def save(self, kind: str, hour: Hour, record: msgspec.Struct) -> None:
         """Write a record."""
@@ -125,6 +132,16 @@ class HourStore:
         if found is None or found.size != len(data):
             self.store.put(name, data)
         return digest
+
+    def put_changed(self, name: str, data: bytes) -> bool:
+        """Write an object unless it has these bytes already; tell whether it was written."""
+        try:
+            if self.store.get(name) == data:
+                return False
+        except ObjectNotFoundError:
+            pass
+        self.store.put(name, data)
+        return True
 
     def remove_other_data(self, kind: str, hour: Hour, keep: Iterable[str]) -> None:
         """Delete data objects of ``hour`` but those with the names ``keep``."""
