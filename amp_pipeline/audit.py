@@ -21,7 +21,7 @@ from amp_pipeline.config import Delivery, Organization, Project
 from amp_pipeline.core import codec
 from amp_pipeline.core.errors import AmpError, DamagedObjectError, ObjectNotFoundError
 from amp_pipeline.core.hours import Hour, between, window
-from amp_pipeline.core.lines import split
+from amp_pipeline.core.lines import split_stored
 from amp_pipeline.core.manifest import File, Manifest, broken_sum, decode
 from amp_pipeline.destinations.archive import Archive, By
 from amp_pipeline.run import OrganizationRun, ProjectRun
@@ -353,7 +353,7 @@ def _hold_manifest(actual: Manifest, expected: Manifest, found: HourAudit) -> No
 
 
 def _lines(store: ObjectStore, name: str) -> list[bytes]:
-    return [line for lines in split(codec.unpack(store.chunks(name), name)) for line in lines]
+    return [line for lines in split_stored(codec.unpack(store.chunks(name), name)) for line in lines]
 
 
 def _digest(store: ObjectStore, name: str) -> str | None:

@@ -59,7 +59,10 @@ def _duration(value: object) -> object:
     match = _DURATION.fullmatch(str(value).strip())
     if match is None or not int(match[1]):
         raise ValueError("write a length of time like 7d, 36h or 90m")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    try:
+        return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    except OverflowError:
+        raise ValueError("write a shorter length of time, like 7d, 36h or 90m") from None
 
 
 def _url(value: str, info: ValidationInfo) -> str:
@@ -310,9 +313,10 @@ def organization(attributes: Mapping[str, Any], file: Path) -> Organization:
     try:
         return Organization.model_validate(attributes, context={"base": file.parent})
     except ValidationError as error:
-        raise ConfigError(
-            "\n".join([f"{file} is wrong:", *(f"  {_explain(dict(detail))}" for detail in error.errors())])
-        ) from None
+        details: list[dict[str, Any]] = [dict(detail) for detail in error.errors()]
+        # pydantic counts wrong items as absent ones, and would say that there are too few.
+        told = [d for d in details if d["type"] != "too_short" or not any(_inside(o["loc"], d["loc"]) for o in details)]
+        raise ConfigError("\n".join([f"{file} is wrong:", *(f"  {_explain(detail)}" for detail in told)])) from None
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -339,7 +343,7 @@ def read(file: Path, environment: Mapping[str, str]) -> list[Organization]:
     """
     try:
         documents = list(yaml.safe_load_all(file.read_text()))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{file} can't be read: {error}") from None
     ours = [document for document in documents if isinstance(document, dict) and document.get("type") == COMPONENT]
     return [organization(_filled(document.get("attributes") or {}, file, environment), file) for document in ours]
@@ -415,6 +419,10 @@ def _explain(detail: dict[str, Any]) -> str:
     if detail["type"] == "missing":
         return f"{where}: is missing; add it"
     return f"{where}: {detail['msg'].removeprefix('Value error, ')}"
+
+
+def _inside(path: tuple[Any, ...], of: tuple[Any, ...]) -> bool:
+    return len(path) > len(of) and path[: len(of)] == of
 
 
 def _fields_at(path: tuple[Any, ...]) -> list[str]:

@@ -50,7 +50,7 @@ def find_repeats(events: pl.DataFrame, earlier: Iterable[pl.DataFrame], window_u
         matching(keys, events).select(pl.lit(None, pl.UInt64).alias("row"), *_IDENTITY, "time", "content")
         for keys in earlier
     ]
-    known = pl.concat([*before, own]).sort(*_IDENTITY, "time", "row", nulls_last=False)
+    known = pl.concat([*before, own]).sort(*_IDENTITY, "time", "row", nulls_last=False, maintain_order=True)
     repeats = known.filter(
         pl.col("row").is_not_null() & (pl.col("time") - pl.col("time").shift(1).over(_IDENTITY) <= window_us)
     )
@@ -90,15 +90,12 @@ def seen_twice(kept: pl.DataFrame, earlier: Iterable[pl.DataFrame], window_us: i
 
 
 def changed(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
-    """Return the entries that only one of two versions of a key index has."""
-    columns = old.columns
-    counted = [frame.group_by(columns).agg(pl.len().cast(pl.Int64).alias("n")) for frame in (old, new)]
-    differing = (
-        counted[0]
-        .join(counted[1], on=columns, how="full", coalesce=True)
-        .filter(pl.col("n").fill_null(0) != pl.col("n_right").fill_null(0))
-    )
-    return differing.select(columns)
+    """Return the entries that only one of two versions of a key index has, or has in another place in a tie."""
+    placed = [keys.with_columns(place=pl.int_range(pl.len()).over(*_IDENTITY, "time")) for keys in (old, new)]
+    columns = [*old.columns, "place"]
+    only_old = placed[0].join(placed[1], on=columns, how="anti")
+    only_new = placed[1].join(placed[0], on=columns, how="anti")
+    return pl.concat([only_old, only_new]).select(old.columns).unique(maintain_order=True)
 
 
 def touches(change: pl.DataFrame, events: pl.DataFrame, window_us: int) -> bool:

@@ -18,6 +18,9 @@ import msgspec
 
 from amp_pipeline.core.lines import is_blank
 
+MOST_DIGITS = 4300
+"""Digits of an integer that can be read: Python's own limit (docs: "Integer string conversion length limitation")."""
+
 REASONS = {
     "not_utf8": "bytes that are not UTF-8",
     "too_deep": "nested deeper than the parser goes",
@@ -55,6 +58,11 @@ class Envelope(msgspec.Struct, gc=False):
     app: int | None = None
     amplitude_id: int | None = None
     data: Data | None = None
+
+
+def printable(text: str | None) -> str:
+    """Return ``text`` as it can be written down: lone surrogates as question marks, nothing for None."""
+    return "" if text is None else text.encode("utf-8", "replace").decode()
 
 
 class Bad(NamedTuple):
@@ -116,9 +124,8 @@ def _refuse_constant(name: str) -> None:
 
 
 def _any_integer(digits: str) -> int | float:
-    # Python refuses to convert integers of more than 4,300 digits; as a float such a number is infinite, which no
-    # field accepts.
-    return int(digits) if len(digits) < 4000 else float(digits)
+    # Beyond that, Python refuses to convert; as a float such a number is infinite, which no field accepts.
+    return int(digits) if len(digits.lstrip("-")) <= MOST_DIGITS else float(digits)
 
 
 exact_decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_any_integer)

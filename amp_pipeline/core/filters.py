@@ -49,7 +49,8 @@ _STRING_USES = (
 )
 _NUMBER_USES = (exp.Add, exp.Sub, exp.Mul, exp.Div, exp.Mod, exp.Neg, exp.Abs, exp.Round)
 _LOGIC = (exp.And, exp.Or, exp.Not)
-_REFUSED = (exp.Query, exp.Cast, exp.Bracket, exp.Window, exp.AggFunc, exp.Star, exp.Dot)
+_NOT_STABLE = (exp.CurrentTimestamp, exp.CurrentDate, exp.CurrentTime, exp.CurrentDatetime, exp.Rand, exp.Uuid)
+_REFUSED = (*_NOT_STABLE, exp.Query, exp.Cast, exp.Bracket, exp.Window, exp.AggFunc, exp.Star, exp.Dot)
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -237,7 +238,7 @@ def _coerced(value: Any, kind: Kind) -> Any:
     if kind == "number":
         return _float(value)
     whole = int(value) if isinstance(value, int) or value.is_integer() else None
-    return whole if whole in _INT64 else None
+    return whole if whole is not None and whole in _INT64 else None
 
 
 def _float(value: int | float) -> float | None:

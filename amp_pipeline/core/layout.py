@@ -27,7 +27,7 @@ _FIELDS = {
     "MM": r"(?P<MM>\d{2})",
     "dd": r"(?P<dd>\d{2})",
     "H": r"(?P<H>\d{1,2})",
-    "n": r"(?P<n>\d{1,9})",
+    "n": r"(?P<n>-?\d+)",
     "ext": r"(?:\.gz|\.zst)?",
     "any": r"[^/]*",
 }
@@ -160,6 +160,11 @@ class ArchiveNames:
     def complete_marker(self, hour: Hour) -> str:
         """Return the name of the empty object that says the hour is final."""
         return f"{self.project}/{self.project}_{self._hour(hour)}_complete"
+
+    def merged_ids_spellings(self, hour: Hour) -> list[str]:
+        """Return the names that the hour's merged-id file can have, padded or not."""
+        numbers = {str(hour.of_day), f"{hour.of_day:02d}"}
+        return sorted(f"-{self.organization}/-{self.organization}_{hour.day}_{number}.json.gz" for number in numbers)
 
     def merged_ids(self, hour: Hour) -> str:
         """Return the name of the hour's merged-id file."""

@@ -39,6 +39,15 @@ def split(blocks: Iterable[bytes]) -> Iterator[list[bytes]]:
         yield [rest.removeprefix(BYTE_ORDER_MARK)]
 
 
+def split_stored(blocks: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Yield the lines of what the pipeline packed itself: all that stands before a line feed is the line."""
+    rest = b""
+    for block in blocks:
+        *lines, rest = (rest + block).split(b"\n")
+        if lines:
+            yield lines
+
+
 def is_blank(line: bytes) -> bool:
     """Tell whether ``line`` is nothing but spaces, tabs and carriage returns."""
     return not line.strip(_WHITE)

@@ -22,7 +22,11 @@ def parse(texts: Sequence[str | None]) -> pl.Series:
         >>> parse(["1970-01-01 00:00:01.5", "1970-01-01T00:00:00Z", "1970:01:01 00:00:00", None]).to_list()
         [1500000, 0, None, None]
     """
-    text = pl.Series("time", texts, dtype=pl.String)
+    try:
+        text = pl.Series("time", texts, dtype=pl.String)
+    except UnicodeEncodeError:
+        # A lone surrogate; such a text is no time.
+        text = pl.Series("time", [text and text.encode("utf-8", "replace").decode() for text in texts], dtype=pl.String)
     frame = text.to_frame().select(
         pl.when(pl.col("time").str.contains(_FORM) & (pl.col("time").str.slice(0, 4) != _YEAR_0))
         .then(pl.col("time").str.replace("T", " ", literal=True).str.strip_suffix("Z"))

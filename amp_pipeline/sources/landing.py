@@ -14,7 +14,7 @@ from amp_pipeline.core import codec
 from amp_pipeline.core.errors import DamagedObjectError
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.layout import Pattern
-from amp_pipeline.core.lines import split
+from amp_pipeline.core.lines import split, split_stored
 from amp_pipeline.storage.objects import ObjectInfo, ObjectStore
 
 
@@ -68,10 +68,11 @@ def merged_ids(store: ObjectStore, source: Landing, organization: int) -> Listin
 class ObjectReader:
     """Reads one object once: its lines block by block, and after the last its digest and whether it is damaged."""
 
-    def __init__(self, store: ObjectStore, name: str) -> None:
-        """Read the object ``name`` of ``store``."""
+    def __init__(self, store: ObjectStore, name: str, *, to_the_damage: bool = False) -> None:
+        """Read the object ``name`` of ``store``; of a damaged one every line before the damage, if that is wanted."""
         self._store = store
         self._name = name
+        self._to_the_damage = to_the_damage
         self._hash = hashlib.sha256()
         self._ended = True
         self.damage: DamagedObjectError | None = None
@@ -88,6 +89,10 @@ class ObjectReader:
         """
         return split(self._unpacked())
 
+    def stored_blocks(self) -> Iterator[list[bytes]]:
+        """Yield the lines of an object that the pipeline wrote itself."""
+        return split_stored(self._unpacked())
+
     @property
     def sha256(self) -> str:
         """Digest of the packed bytes, once all blocks were read."""
@@ -101,7 +106,7 @@ class ObjectReader:
     def _unpacked(self) -> Iterator[bytes]:
         chunks = self._hashed()
         try:
-            for block in codec.unpack(chunks, self._name):
+            for block in codec.unpack(chunks, self._name, to_the_damage=self._to_the_damage):
                 self._ended = block.endswith(b"\n")
                 yield block
         except DamagedObjectError as error:

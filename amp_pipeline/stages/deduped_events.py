@@ -22,7 +22,7 @@ from amp_pipeline.core.envelope import Envelope
 from amp_pipeline.core.errors import FrozenHourError, LandingError, WorkspaceError
 from amp_pipeline.core.fingerprint import FORMAT, fingerprint
 from amp_pipeline.core.hours import MICROSECONDS, Hour, between, window
-from amp_pipeline.core.lines import split
+from amp_pipeline.core.lines import split_stored
 from amp_pipeline.stages.raw_events import RawEvents
 from amp_pipeline.storage.objects import ObjectStore
 from amp_pipeline.workspace.records import DedupedRecord, PartRecord, RawRecord, TimeRange
@@ -88,7 +88,7 @@ class DedupedEvents:
                 f"late data changes which events of hour {hour} are repeats, but its landing objects are gone; "
                 "put them back and run the hour again"
             )
-        return self._write(hour, raw, repeats, around, decided)
+        return self._write(hour, raw, repeats, around, decided, before)
 
     def identities_seen_twice(self, hour: Hour) -> int:
         """Return how many kept events of a recorded hour repeat another event of the window.
@@ -107,7 +107,7 @@ class DedupedEvents:
     def open_parts(self, record: DedupedRecord) -> Iterator[list[bytes]]:
         """Yield the lines of a recorded hour, in order, in lists."""
         for part in record.parts:
-            yield from split(codec.unpack(self.workspace.store.chunks(part.name), part.name))
+            yield from split_stored(codec.unpack(self.workspace.store.chunks(part.name), part.name))
 
     def is_stale(self, hour: Hour, record: DedupedRecord) -> str:
         """Return why a recorded hour has to run again, or "" where it stands.
@@ -169,7 +169,15 @@ class DedupedEvents:
             self._cache[digest] = keys
         return self._cache[digest]
 
-    def _write(self, hour: Hour, raw: RawRecord, repeats: pl.DataFrame, around: _Window, decided: str) -> DedupedRecord:
+    def _write(
+        self,
+        hour: Hour,
+        raw: RawRecord,
+        repeats: pl.DataFrame,
+        around: _Window,
+        decided: str,
+        before: DedupedRecord | None,
+    ) -> DedupedRecord:
         pass_ = _SecondPass(self, hour, raw, repeats)
         parts = [
             self.workspace.put_part(hour, number, part)
@@ -202,7 +210,9 @@ class DedupedEvents:
             server_upload_time=pass_.range_of("time"),
         )
         self.workspace.save("deduped", hour, record)
-        self.workspace.remove_other_data("deduped", hour, [part.name for part in parts])
+        # Those of the record before this one stay, for a delivery that is reading them.
+        known = [*parts, *(before.parts if before else ())]
+        self.workspace.remove_other_data("deduped", hour, [part.name for part in known])
         return record
 
 
@@ -263,14 +273,14 @@ class _SecondPass:
         kind = identity.identity(event, client)
         if kind is None:
             raise _changed(name, number)
-        self.repeated_types[event.event_type or ""] += 1
+        self.repeated_types[envelope.printable(event.event_type)] += 1
         self.report.append(
             {
                 "row": row,
                 "object": name,
                 "line": number,
                 "identity": identity.KINDS[kind[0]],
-                "uuid": None if event.uuid is None else event.uuid.encode("utf-8", "replace").decode(),
+                "uuid": None if event.uuid is None else envelope.printable(event.uuid),
                 "first_seen": Hour(first_seen // MICROSECONDS).key,
                 "conflict": conflict,
                 "text": line.decode(),

@@ -18,7 +18,7 @@ from amp_pipeline.core.envelope import Bad
 from amp_pipeline.core.errors import LandingError
 from amp_pipeline.core.fingerprint import FORMAT, fingerprint
 from amp_pipeline.core.hours import Hour, between
-from amp_pipeline.core.lines import is_blank, split
+from amp_pipeline.core.lines import is_blank, split_stored
 from amp_pipeline.core.merged_ids import Merge
 from amp_pipeline.sources import landing
 from amp_pipeline.sources.landing import Listing, ObjectReader
@@ -60,7 +60,7 @@ class MergedIds:
         before = self.workspace.merged(hour)
         merges = self.merges(hour, here.pairs)
         kept = merged_ids.drop_repeats(merges, self.earlier(window)) if merges else []
-        decided = fingerprint([merge.text for merge in kept], here.landed, here.quarantined)
+        decided = _decided(here, merges, kept)
         if before is not None and before.fingerprint == decided and not force:
             record = msgspec.structs.replace(before, window=window, pairs=here.pairs, missing=here.missing)
             if record != before:
@@ -95,7 +95,7 @@ class MergedIds:
             return False
         merges = self.merges(hour, here.pairs)
         kept = merged_ids.drop_repeats(merges, self.earlier(window)) if merges else []
-        return fingerprint([merge.text for merge in kept], here.landed, here.quarantined) != record.fingerprint
+        return _decided(here, merges, kept) != record.fingerprint
 
     def collect(self, hour: Hour) -> PairsRecord:
         """Return what landed or was made in ``hour``, repeats included."""
@@ -130,7 +130,9 @@ class MergedIds:
         if pairs not in self._pairs:
             data = self.workspace.data("pairs", hour, pairs, ".jsonl.gz")
             self._pairs[pairs] = [
-                msgspec.json.decode(line, type=Merge) for lines in split(codec.unpack([data], pairs)) for line in lines
+                msgspec.json.decode(line, type=Merge)
+                for lines in split_stored(codec.unpack([data], pairs))
+                for line in lines
             ]
         return self._pairs[pairs]
 
@@ -168,7 +170,7 @@ class MergedIds:
             if digest := made.get(str(one.project.id)):
                 data = one.workspace.data("made_merges", hour, digest, ".json.gz")
                 merges += [
-                    merged_ids.read_made(line) for lines in split(codec.unpack([data], digest)) for line in lines
+                    merged_ids.read_made(line) for lines in split_stored(codec.unpack([data], digest)) for line in lines
                 ]
         part = codec.pack_one(msgspec.json.encode(merge) for merge in merges)
         record = PairsRecord(
@@ -192,6 +194,10 @@ class MergedIds:
         return PartRecord(
             name=name, rows=part.rows, bytes=len(part.data), unpacked_bytes=part.unpacked_bytes, sha256=digest
         )
+
+
+def _decided(here: PairsRecord, merges: list[Merge], kept: list[Merge]) -> str:
+    return fingerprint([merge.text for merge in kept], here.landed, here.quarantined, len(merges))
 
 
 def _read_object(

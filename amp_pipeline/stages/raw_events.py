@@ -98,7 +98,7 @@ class RawEvents:
             LandingError: An object has other bytes than when the hour was recorded.
         """
         for item in record.inputs:
-            reader = self._reader(item.object, item.stray_file)
+            reader = self._reader(item.object, item.stray_file, to_the_damage=item.damaged)
             left = item.lines
             for numbers, lines in _numbered(reader, stray=bool(item.stray_file)):
                 yield item.object, numbers[:left], lines[:left]
@@ -157,7 +157,7 @@ class RawEvents:
         self.workspace.put_report("quarantine", hour, scan.quarantine)
         keys_digest = self.workspace.put_data("keys", hour, index.encode_keys(keys), ".keys") if len(keys) else ""
         rows_digest = self.workspace.put_data("rows", hour, index.encode_rows(rows), ".rows") if len(rows) else ""
-        merges = codec.pack_one(scan.made_merges)
+        merges = codec.pack_one(made for _, _, made in sorted(scan.made_merges))
         merges_digest = self.workspace.put_data("made_merges", hour, merges.data, ".json.gz") if merges else ""
         record = RawRecord(
             format=FORMAT,
@@ -180,13 +180,13 @@ class RawEvents:
         )
         self.workspace.save("raw", hour, record)
         if before is not None and before.rows != rows_digest:
-            self.workspace.remove_other_data(
-                "rows", hour, [self.workspace.data_name("rows", hour, rows_digest, ".rows")]
-            )
+            # Those of the record before this one stay, for a run that is using them.
+            known = [self.workspace.data_name("rows", hour, digest, ".rows") for digest in (rows_digest, before.rows)]
+            self.workspace.remove_other_data("rows", hour, known)
         return record
 
     def _scan_object(self, scan: _Scan, name: str, stray_file: str, info: ObjectInfo) -> Input:
-        reader = self._reader(name, stray_file)
+        reader = self._reader(name, stray_file, to_the_damage=self.workspace.was_accepted(name))
         first = scan.position
         held: tuple[Sequence[int], list[bytes]] = (range(0), [])
         for block in _numbered(reader, stray=bool(stray_file)):
@@ -217,8 +217,10 @@ class RawEvents:
             damaged=reader.damage is not None,
         )
 
-    def _reader(self, name: str, stray_file: str) -> ObjectReader:
-        return ObjectReader(self.workspace.store, stray_file) if stray_file else ObjectReader(self.source, name)
+    def _reader(self, name: str, stray_file: str, *, to_the_damage: bool) -> ObjectReader:
+        if stray_file:
+            return ObjectReader(self.workspace.store, stray_file)
+        return ObjectReader(self.source, name, to_the_damage=to_the_damage)
 
     def _route_strays(self, hour: Hour, strays: dict[Hour, dict[str, list[tuple[int, bytes]]]]) -> None:
         """Put strays of this hour's objects where their hours find them, and take away those of objects that changed.
@@ -269,7 +271,8 @@ class _Scan:
         self.strays_in = 0
         self.landed_bytes = 0
         self.event_types: Counter[str] = Counter()
-        self.made_merges: list[bytes] = []
+        self.made_merges: list[tuple[int, int, bytes]] = []
+        """Time, row and record; in order of arrival when sorted."""
         self._rows: list[int] = []
         self._times: list[int] = []
         self._event_times: list[int | None] = []
@@ -343,12 +346,11 @@ class _Scan:
         self._digests.append(None if text is None else identity.digest(text))
         self._contents.append(0 if text is None else identity.content_digest(line))
         self.landed_bytes += len(line) + 1
-        self.event_types[event.event_type or ""] += 1
+        self.event_types[envelope.printable(event.event_type)] += 1
         winner = event.data.merged_amplitude_id if event.data else None
         if winner is not None and event.amplitude_id is not None:
-            self.made_merges.append(
-                _made_merge(event.amplitude_id, winner, time if time is not None else client, upload)
-            )
+            made = _made_merge(event.amplitude_id, winner, time if time is not None else client, upload)
+            self.made_merges.append((upload, row, made))
 
 
 _NO_EVENT = Envelope()
@@ -372,7 +374,7 @@ def _numbered(reader: ObjectReader, *, stray: bool) -> Iterator[tuple[Sequence[i
     A file of strays tells the numbers (see :func:`_pack_strays`).
     """
     if stray:
-        for block in reader.blocks():
+        for block in reader.stored_blocks():
             pairs = [text.partition(b"\t") for text in block if b"\t" in text]
             yield [int(number) for number, _, _ in pairs], [line for _, _, line in pairs]
         return
@@ -388,7 +390,7 @@ def _pack_strays(name: str, lines: Iterable[tuple[int, bytes]]) -> bytes:
 
 
 def _stray_origin(store: ObjectStore, file: str) -> str:
-    for lines in ObjectReader(store, file).blocks():
+    for lines in ObjectReader(store, file).stored_blocks():
         return lines[0].decode()
     raise LandingError(f"{store.uri(file)} is empty; delete it and run the hour it came from again")
 

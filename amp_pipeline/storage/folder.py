@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_ISREG
 from typing import BinaryIO
 
 from typing_extensions import override
@@ -59,16 +60,17 @@ class FolderStore(ObjectStore):
     def head(self, name: str) -> ObjectInfo | None:
         with self._explained("read", name):
             try:
-                return _info(name, (self._folder / name).stat())
+                stat = (self._folder / name).stat()
             except (FileNotFoundError, NotADirectoryError):
                 return None
+            return _info(name, stat) if S_ISREG(stat.st_mode) else None
 
     @override
     def chunks(self, name: str) -> Iterator[bytes]:
         with self._explained("read", name):
             try:
                 file = (self._folder / name).open("rb")
-            except (FileNotFoundError, NotADirectoryError):
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 raise ObjectNotFoundError(f"no object {self.uri(name)}") from None
         with file:
             while chunk := self._chunk(file, name):
@@ -107,7 +109,7 @@ class FolderStore(ObjectStore):
         with self._explained("deleted", name):
             try:
                 target.unlink()
-            except (FileNotFoundError, NotADirectoryError):
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return
             _sync_folder(target.parent)
 

@@ -154,6 +154,8 @@ class DeliveryState(msgspec.Struct, frozen=True, kw_only=True):
     """Names and sizes of the delivered files, as in the manifest."""
     rows: dict[str, int]
     """Delivered rows: events, merged_ids."""
+    event_types: dict[str, int]
+    """Delivered events by type."""
 
 
 class LogEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

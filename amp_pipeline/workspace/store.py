@@ -20,7 +20,7 @@ from amp_pipeline.core.envelope import Bad
 from amp_pipeline.core.errors import ObjectNotFoundError, WorkspaceError
 from amp_pipeline.core.fingerprint import FORMAT
 from amp_pipeline.core.hours import Hour
-from amp_pipeline.core.lines import split
+from amp_pipeline.core.lines import split_stored
 from amp_pipeline.storage.objects import ObjectInfo, ObjectStore
 from amp_pipeline.workspace.records import (
     DedupedRecord,
@@ -154,7 +154,7 @@ class HourStore:
         """Return the lines of a report (``quarantine``, ``repeats``), empty where there is none."""
         try:
             blocks = codec.unpack(self.store.chunks(self.path(kind, hour, ".jsonl.gz")), "report")
-            return [msgspec.json.decode(line) for lines in split(blocks) for line in lines]
+            return [msgspec.json.decode(line) for lines in split_stored(blocks) for line in lines]
         except ObjectNotFoundError:
             return []
 
@@ -216,9 +216,13 @@ class ProjectStore(HourStore):
         """Tell whether a damaged or vanished object was accepted by hand, with these bytes (``""`` for gone)."""
         return self.store.head(self.acceptance(landing_object, digest)) is not None
 
+    def was_accepted(self, landing_object: str) -> bool:
+        """Tell whether a landing object was ever accepted, whatever its bytes."""
+        return bool(self.store.find(self.acceptance(landing_object, "").removesuffix(".json")))
+
     def acceptance(self, landing_object: str, digest: str) -> str:
         """Return the name of the record that an object was accepted."""
-        return f"{self.folder}/accepted/{sha256(f'{landing_object} {digest}'.encode())[:16]}.json"
+        return f"{self.folder}/accepted/{sha256(landing_object.encode())[:16]}-{digest[:16]}.json"
 
 
 class DeliveryStore(HourStore):
