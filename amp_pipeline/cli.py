@@ -34,35 +34,30 @@ def _says_what_is_wrong(command: Callable[..., None]) -> Callable[..., None]:
 
 
 class _HourParameter(click.ParamType):
+    """An hour, or a day, which stands for one of its hours."""
+
     name = "hour"
+
+    def __init__(self, of_day: str) -> None:
+        self._of_day = of_day
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Hour:
         if isinstance(value, Hour):
             return value
-        for text in (value, f"{value}:00", f"{value}-00:00"):
+        for text in (value, f"{value}:00", f"{value}-{self._of_day}:00"):
             try:
                 return Hour.parse(text)
             except ValueError:
                 continue
-        raise click.BadParameter(
-            f"{value!r} is no hour; write 2024-05-06-10:00, or 2024-05-06 for its first hour", ctx, param
-        )
+        raise click.BadParameter(f"{value!r} is no hour; write 2024-05-06-10:00, or a day, 2024-05-06", ctx, param)
 
 
 def _range(command: Callable[..., None]) -> Callable[..., None]:
+    first = "First hour, UTC, like 2024-05-06-10:00, or a day; the project's first hour if not given."
+    last = "Last hour, UTC, or the last day, all of it; the last finished hour if not given."
     for option in (
-        click.option(
-            "--to",
-            "last",
-            type=_HourParameter(),
-            help="Last hour, UTC; the last finished one if not given. A day means its first hour.",
-        ),
-        click.option(
-            "--from",
-            "first",
-            type=_HourParameter(),
-            help="First hour, UTC, like 2024-05-06-10:00; the project's first if not given.",
-        ),
+        click.option("--to", "last", type=_HourParameter("23"), help=last),
+        click.option("--from", "first", type=_HourParameter("00"), help=first),
         click.option("--project", "slug", help="The project's slug; all projects if not given."),
     ):
         command = option(command)

@@ -25,6 +25,8 @@ from amp_pipeline.run import OrganizationRun, Stale
 MOST_ROUNDS = 10
 """How often hours that late data touched may touch others before we stop and say so."""
 
+_SHOWN = 6
+
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -58,8 +60,8 @@ class Delivering:
             again = self._to_do(project, hours, failed)
             if not again:
                 return failed
-            for found in again:
-                self._say(f"  again {found.hour}: {found.why}")
+            for why, hours_again in _by_reason(again).items():
+                self._say(f"  again, {why}: {_listed(hours_again)}")
             failed |= self._run(project, [found.hour for found in again])
         self._say(f"  some hours still touch each other after {MOST_ROUNDS} rounds; run this command again")
         return failed
@@ -83,7 +85,7 @@ class Delivering:
                 bad |= self._run_assets(keys, group, force=force)
             done += len(group)
             failed |= bad
-            outcome = f"{len(bad)} hours failed" if bad else "delivered"
+            outcome = f"{len(bad)} of them failed" if bad else "delivered"
             self._say(f"  {group[0]} to {group[-1]}  {outcome}  ({done} of {len(hours)} hours)")
             for hour, what in bad.items():
                 self._say(f"    {hour}: {what}")
@@ -125,6 +127,17 @@ class Delivering:
         )
         phases = [[*first, *merged, *last]] if same else [first, merged, last]
         return [phase for phase in phases if phase]
+
+
+def _by_reason(stale: Sequence[Stale]) -> dict[str, list[Hour]]:
+    by_reason: dict[str, list[Hour]] = {}
+    for found in stale:
+        by_reason.setdefault(found.why, []).append(found.hour)
+    return by_reason
+
+
+def _listed(hours: Sequence[Hour]) -> str:
+    return ", ".join(map(str, hours)) if len(hours) <= _SHOWN else f"{len(hours)} hours from {hours[0]} to {hours[-1]}"
 
 
 def _together(hours: Sequence[Hour]) -> list[list[Hour]]:

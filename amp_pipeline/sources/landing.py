@@ -106,7 +106,7 @@ class ObjectReader:
     def _unpacked(self) -> Iterator[bytes]:
         chunks = self._hashed()
         try:
-            for block in codec.unpack(chunks, self._name, to_the_damage=self._to_the_damage):
+            for block in codec.unpack(chunks, self._store.uri(self._name), to_the_damage=self._to_the_damage):
                 self._ended = block.endswith(b"\n")
                 yield block
         except DamagedObjectError as error:

@@ -216,5 +216,5 @@ def _read_object(
             else:
                 merges.append(found)
     if reader.damage is not None:
-        raise LandingError(f"{store.uri(info.name)}: {reader.damage}; put a whole copy in its place")
+        raise LandingError(f"{reader.damage}; put a whole copy in its place")
     return Input(object=store.uri(info.name), size=info.size, version=info.version, sha256=reader.sha256, lines=number)

@@ -197,7 +197,7 @@ class RawEvents:
         if reader.damage is not None:
             if not self.workspace.accepted(name, reader.sha256):
                 raise LandingError(
-                    f"{self.source.uri(name)}: {reader.damage}; put a whole copy in its place, "
+                    f"{reader.damage}; put a whole copy in its place, "
                     "or accept it as it is, so that the lines before the damage "
                     f"count: {_accept_command(self.project, name)}"
                 )
