@@ -306,16 +306,34 @@ def skip_white_space(text: str, position: int) -> int:
     return position
 
 
+def deepest(text: str) -> int:
+    """The most brackets that are open at once, those in strings aside."""
+    in_string = escaped = False
+    depth = most = 0
+    for character in text:
+        if in_string:
+            in_string = escaped or character != '"'
+            escaped = character == "\\" and not escaped
+        elif character == '"':
+            in_string = True
+        elif character in "[{":
+            depth += 1
+            most = max(most, depth)
+        elif character in "]}":
+            depth -= 1
+    return most
+
+
 def decode_line(line: bytes) -> Fields:
     """Rules 1 to 5."""
     try:
         text = line.decode("utf-8", errors="strict")
     except UnicodeDecodeError:
         raise BadLineError("not_utf8") from None
+    if deepest(text) > 200:
+        raise BadLineError("too_deep")
     try:
         value, end = DECODER.raw_decode(text, skip_white_space(text, 0))
-    except RecursionError:
-        raise BadLineError("too_deep") from None
     except ValueError:
         raise BadLineError("not_json") from None
     if skip_white_space(text, end) != len(text):

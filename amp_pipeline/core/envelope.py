@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple, TypeGuard
 
@@ -21,9 +22,13 @@ from amp_pipeline.core.lines import is_blank
 MOST_DIGITS = 4300
 """Digits of an integer that can be read: Python's own limit (docs: "Integer string conversion length limitation")."""
 
+MOST_LEVELS = 200
+"""Brackets that may be open at once. How deep parsers go depends on the stack below them, which no rule may; Amplitude
+stops at 40 (amplitude-docs, "Limits")."""
+
 REASONS = {
     "not_utf8": "bytes that are not UTF-8",
-    "too_deep": "nested deeper than the parser goes",
+    "too_deep": "nested more than 200 levels deep",
     "trailing_data": "more than one JSON value on the line",
     "not_json": "not JSON (RFC 8259)",
     "not_an_object": "JSON, but no object",
@@ -79,9 +84,11 @@ def read(lines: Sequence[bytes]) -> list[Envelope | Bad | None]:
     """Return for each line its envelope, or why it is none, or None where the line is blank."""
     try:
         b"\n".join(lines).decode()
-        return [_decode(line) for line in lines]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return [read_line(line) for line in lines]
+        if not any(map(_has_many_brackets, lines)):
+            return [_decode(line) for line in lines]
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        pass
+    return [read_line(line) for line in lines]
 
 
 def read_line(line: bytes) -> Envelope | Bad | None:
@@ -90,28 +97,49 @@ def read_line(line: bytes) -> Envelope | Bad | None:
         return None
     try:
         line.decode()
-        return _decode(line)
+        if not _is_too_deep(line):
+            return _decode(line)
+        return Bad("too_deep", "")
     except UnicodeDecodeError as error:
         return Bad("not_utf8", f"byte {error.start + 1}")
-    except (msgspec.DecodeError, RecursionError):
+    except msgspec.DecodeError:
         found = read_exactly(line)
         return found if isinstance(found, Bad) else _envelope_of(found)
 
 
 def read_exactly(line: bytes) -> dict[str, Any] | Bad:
     """Return the object on ``line`` (UTF-8) as Python reads it, numbers of any size included, or why there is none."""
+    if _is_too_deep(line):
+        return Bad("too_deep", "")
     text = line.decode()
     start = len(text) - len(text.lstrip(" \t\r"))
     try:
         value, end = exact_decoder.raw_decode(text, start)
-    except RecursionError:
-        return Bad("too_deep", "")
     except ValueError as error:
         position = getattr(error, "pos", None)
         return Bad("not_json", "" if position is None else f"character {position + 1}")
     if text[end:].strip(" \t\r"):
         return Bad("trailing_data", f"character {end + 1}")
     return value if is_object(value) else Bad("not_an_object", "")
+
+
+def _has_many_brackets(line: bytes) -> bool:
+    return line.count(b"{") + line.count(b"[") > MOST_LEVELS
+
+
+def _is_too_deep(line: bytes) -> bool:
+    if not _has_many_brackets(line):
+        return False
+    depth = 0
+    for bracket in _BRACKET.findall(_STRING.sub(b"", line)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > MOST_LEVELS:
+            return True
+    return False
+
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\\?\Z)', re.DOTALL)
+_BRACKET = re.compile(rb"[\[\]{}]")
 
 
 def is_object(value: object) -> TypeGuard[dict[str, Any]]:

@@ -86,6 +86,8 @@ class Filter:
         except SqlglotError as error:
             raise FilterError(f"the filter {condition!r} is no SQL condition: {str(error).splitlines()[0]}") from None
         for node in tree.find_all(*_REFUSED):
+            if isinstance(node, exp.Dot):
+                raise FilterError(f"the filter {condition!r} has a path of more than four names, {node.sql()}")
             raise FilterError(f"the filter {condition!r} uses {node.sql()}, which a condition over one event can't")
         self._values: dict[str, _Value] = {}
         self._sql = tree.transform(self._bound).sql(dialect="postgres")

@@ -33,7 +33,7 @@ class Hour:
             '2026-11-20-17:00'
         """
         start = datetime.strptime(key, _KEY_FORMAT).replace(tzinfo=UTC)
-        if start.minute:
+        if start.minute or start.strftime(_KEY_FORMAT).rjust(16, "0") != key:
             raise ValueError(f"{key!r} is not the start of an hour")
         return cls.of(start)
 

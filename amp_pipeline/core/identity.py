@@ -58,7 +58,8 @@ def content_digest(line: bytes) -> int:
     for key in NOT_CONTENT:
         members.pop(key, None)
     keys = sorted(members)
-    text = "\0".join(keys).encode("utf-8", "surrogatepass")
+    # A key may hold any character; its length tells where it ends.
+    text = "".join(f"{len(key)}:{key}" for key in keys).encode("utf-8", "surrogatepass")
     return xxhash.xxh3_64_intdigest(b"\0".join([text, *[members[key] for key in keys]]))
 
 

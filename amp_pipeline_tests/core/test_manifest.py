@@ -8,7 +8,18 @@ import jsonschema
 import msgspec
 import pytest
 
-from amp_pipeline.core.manifest import COLUMN_SCHEMA, Counts, File, Manifest, MergedCounts, Owner, Range, broken_sum, decode, encode
+from amp_pipeline.core.manifest import (
+    COLUMN_SCHEMA,
+    Counts,
+    File,
+    Manifest,
+    MergedCounts,
+    Owner,
+    Range,
+    broken_sum,
+    decode,
+    encode,
+)
 
 SCHEMA_FILE = Path(__file__).parents[2] / "docs" / "manifest.schema.json"
 
@@ -61,8 +72,13 @@ def test_count_that_is_off_by_one_is_found(field: str):
 
 def test_files_that_hold_other_rows_than_delivered_are_found():
     counts = msgspec.structs.replace(COUNTS, delivered=6, landed=16)
-    assert broken_sum(msgspec.structs.replace(MANIFEST, counts=counts)) == "6 events are delivered, but the files hold 5"
-    assert broken_sum(msgspec.structs.replace(MANIFEST, files=MANIFEST.files[1:])) == "5 events are delivered, but the files hold 3"
+    assert (
+        broken_sum(msgspec.structs.replace(MANIFEST, counts=counts)) == "6 events are delivered, but the files hold 5"
+    )
+    assert (
+        broken_sum(msgspec.structs.replace(MANIFEST, files=MANIFEST.files[1:]))
+        == "5 events are delivered, but the files hold 3"
+    )
 
 
 @pytest.mark.parametrize("field", ["landed", "made", "quarantined", "repeats"])

@@ -1,0 +1,40 @@
+"""What the linters can't say of the house: who reads the environment and the clock, and how long a module may be."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "amp_pipeline"
+MODULES = {str(path.relative_to(PACKAGE)): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def holding(expression: str) -> set[str]:
+    return {name for name, text in MODULES.items() if re.search(expression, text, re.MULTILINE)}
+
+
+def test_only_the_composition_roots_read_the_environment():
+    assert holding(r"os\.environ|getenv") <= {"definitions.py", "cli.py"}
+
+
+def test_only_the_outer_layers_know_what_time_it_is():
+    allowed = {"cli.py", "storage/folder.py"}
+    readers = holding(r"datetime\.(now|utcnow|today)\b|date\.today|time\.time(_ns)?\(")
+    assert {name for name in readers if not name.startswith("defs/")} <= allowed
+
+
+def test_nothing_is_imported_by_star():
+    assert not holding(r"^\s*from [\w.]+ import \*")
+
+
+def test_modules_are_named_for_what_they_do():
+    assert not {name for name in MODULES if Path(name).stem in ("utils", "util", "helpers", "common", "misc")}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_module_is_short_enough_to_read(name: str):
+    assert MODULES[name].count("\n") <= 450
+
+
+def test_dagster_reads_annotations_at_run_time():
+    assert not {name for name in holding(r"^from __future__ import annotations") if name.startswith("defs/")}
