@@ -94,7 +94,7 @@ def deliver(slug: str | None, first: Hour | None, last: Hour | None, force: bool
     failed = 0
     with dg.DagsterInstance.get() as instance:
         for organization, project in _projects(slug):
-            hours = hours_to_audit(project, first, last, _now())
+            hours = _hours(project, first, last)
             click.echo(
                 f"{project.slug}: {len(hours)} hours to {', '.join(d.name for d in project.deliveries if d.enabled)}"
             )
@@ -109,7 +109,7 @@ def stale(slug: str | None, first: Hour | None, last: Hour | None) -> None:
     """Name the hours that have to run again, and why: late data, changed settings, never run."""
     for organization, project in _projects(slug):
         run = OrganizationRun(organization).projects[project.slug]
-        for hour, why in run.stale(hours_to_audit(project, first, last, _now())):
+        for hour, why in run.stale(_hours(project, first, last)):
             click.echo(f"{project.slug}  {hour}  {why}")
 
 
@@ -124,7 +124,7 @@ def audit_command(slug: str | None, first: Hour | None, last: Hour | None, all_h
     """
     broken = 0
     for organization, project in _projects(slug):
-        hours = hours_to_audit(project, first, last, _now())
+        hours = _hours(project, first, last)
         click.echo(f"{project.slug}: audit of {len(hours)} hours")
         broken += _print_audit(list(audit(organization, project, hours)), all_hours=all_hours)
     sys.exit(1 if broken else 0)
@@ -176,6 +176,15 @@ def _projects(slug: str | None) -> list[tuple[Organization, Project]]:
     if not chosen:
         raise ConfigError(f"there is no project {slug}; known are {', '.join(project.slug for _, project in known)}")
     return chosen
+
+
+def _hours(project: Project, first: Hour | None, last: Hour | None) -> list[Hour]:
+    hours = hours_to_audit(project, first, last, _now())
+    if not hours:
+        known = hours_to_audit(project, None, None, _now())
+        extent = f"go from {known[0]} to {known[-1]}" if known else f"begin at {project.first_hour}"
+        raise ConfigError(f"{project.slug} has no finished hour in that range; its hours {extent}")
+    return hours
 
 
 def _now() -> Hour:

@@ -6,11 +6,12 @@ Made anew for each run, since listings and records are remembered while it lasts
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from typing import NamedTuple
 
 from amp_pipeline.config import Delivery, Organization, Project
-from amp_pipeline.core.errors import DeliveryError
+from amp_pipeline.core.errors import DeliveryError, LandingError
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.destinations.archive import Archive, By, Receipt
 from amp_pipeline.stages.deduped_events import DedupedEvents
@@ -71,14 +72,31 @@ class ProjectRun:
         return archive.deliver(hour, events, merged, by, force=force)
 
     def stale(self, hours: Iterable[Hour]) -> Iterator[Stale]:
-        """Yield the hours that have to run again, and why.
+        """Yield the hours that have to run again.
 
-        They never ran, changed, were touched by late data, or are not delivered as they are on record.
+        Those that never ran, that changed, that late data touches, or that are not delivered as they are on record.
         """
+        asked = self._landed(hours)
         deliveries = [(self.archive(delivery), delivery) for delivery in self.project.deliveries if delivery.enabled]
-        for hour in hours:
+        for hour in asked:
             if why := self._why_stale(hour, deliveries):
                 yield Stale(hour, why)
+
+    def stale_events(self, hours: Iterable[Hour]) -> Iterator[Stale]:
+        """Yield the hours whose deduplicated events have to be made again, deliveries aside."""
+        for hour in self._landed(hours):
+            if why := self._why_stale(hour, []):
+                yield Stale(hour, why)
+
+    def _landed(self, hours: Iterable[Hour]) -> list[Hour]:
+        """Return ``hours``, all of them landed before any is judged: each may hold strays of any other."""
+        asked = list(hours)
+        for hour in asked:
+            if self.raw.has_landed(hour):
+                # An hour whose landing can't be used is judged as such.
+                with suppress(LandingError):
+                    self.raw.land(hour)
+        return asked
 
     def _why_stale(self, hour: Hour, deliveries: list[tuple[Archive, Delivery]]) -> str:
         record = self.workspace.deduped(hour)

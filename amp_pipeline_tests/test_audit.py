@@ -235,9 +235,7 @@ def test_the_audit_of_what_was_delivered_passes(folder: Path) -> None:
     ],
     ids=lambda value: value.__name__ if callable(value) else value.replace(" ", "_"),
 )
-def test_a_corruption_ends_in_exit_1_and_names_the_law(
-    folder: Path, corrupt: Callable[[Path], None], law: str
-) -> None:
+def test_a_corruption_ends_in_exit_1_and_names_the_law(folder: Path, corrupt: Callable[[Path], None], law: str) -> None:
     corrupt(folder)
     result = run_audit(folder)
     assert result.exit_code == 1, result.output
@@ -247,7 +245,9 @@ def test_a_corruption_ends_in_exit_1_and_names_the_law(
 
 def test_an_hour_that_was_never_delivered_is_named(folder: Path) -> None:
     (folder / "bucket" / MANIFEST).unlink()
-    (folder / "workspace" / "189524" / "187520" / "deliveries" / "all_events" / "state" / "2024-05-09" / "15.json").unlink()
+    (
+        folder / "workspace" / "189524" / "187520" / "deliveries" / "all_events" / "state" / "2024-05-09" / "15.json"
+    ).unlink()
     result = run_audit(folder)
     assert result.exit_code == 1
     assert "never delivered" in result.output

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from amp_pipeline.core.hours import Hour, between
+from amp_pipeline.core.hours import Hour, between, window
 from amp_pipeline.core.manifest import broken_sum
 from amp_pipeline.core.merged_ids import cycles
 from amp_pipeline.defs.metadata import pairs_around
@@ -38,6 +38,16 @@ def no_identity_twice(asset: dg.AssetKey) -> dg.AssetCheckSpec:
         blocking=True,
         description="No kept event has the identity of another event of the window before it, looked up in the key "
         "indexes by another way than the one that dropped the repeats.",
+    )
+
+
+def no_late_data_waits(asset: dg.AssetKey) -> dg.AssetCheckSpec:
+    """Describe the check of other hours that have to run again."""
+    return dg.AssetCheckSpec(
+        "no_late_data_waits",
+        asset=asset,
+        description="What landed in the hours of the run changes no other hour that was deduplicated before. Hours "
+        "named here have to run again: materialize them, or let `amp-pipeline deliver` do it.",
     )
 
 
@@ -116,6 +126,17 @@ def identities_twice(run: ProjectRun, hours: list[Hour]) -> dict[str, str]:
     """Return the hours with kept events that repeat others."""
     found = {hour.key: run.deduped.identities_seen_twice(hour) for hour in hours}
     return {key: f"{count} events were seen before" for key, count in found.items() if count}
+
+
+def touched(run: ProjectRun, hours: list[Hour]) -> dict[str, str]:
+    """Return the hours on record that what landed in ``hours`` changes: those of strays, and those of the window."""
+    if not hours:
+        return {}
+    strays = [Hour.parse(key) for hour in hours for key in run.raw.land(hour).strays_out]
+    first, _ = window(max(hours), run.project.dedupe.window)
+    later = between(min(hours), max(hours) + (max(hours).number - first.number))
+    recorded = run.workspace.hours("deduped") & {*strays, *later}
+    return {found.hour.key: found.why for found in run.stale_events(sorted(recorded))}
 
 
 def broken_sums(receipts: Mapping[Hour, Receipt]) -> dict[str, str]:

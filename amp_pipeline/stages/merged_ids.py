@@ -93,7 +93,8 @@ class MergedIds:
         """Tell whether a recorded hour would come out otherwise today."""
         here = self.collect(hour)
         window = self._window(hour)
-        if here.pairs == record.pairs and window == record.window:
+        counts = (here.landed, here.quarantined) == (record.landed, record.quarantined)
+        if counts and here.pairs == record.pairs and window == record.window:
             return False
         merges = self.merges(hour, here.pairs)
         kept = merged_ids.drop_repeats(merges, self.earlier(window)) if merges else []

@@ -1,0 +1,49 @@
+"""A store that tells before each call that a method is about to be called."""
+
+from collections.abc import Callable, Iterator
+
+from typing_extensions import override
+
+from amp_pipeline.storage.objects import ObjectInfo, ObjectStore
+
+Tell = Callable[[str, str], None]
+"""Takes the method and the uri."""
+
+
+class ToldStore(ObjectStore):
+    """Hands everything on to ``store``, after a word to ``tell``."""
+
+    def __init__(self, store: ObjectStore, tell: Tell) -> None:
+        super().__init__(store.url)
+        self._store = store
+        self._tell = tell
+
+    @override
+    def find(self, prefix: str) -> list[ObjectInfo]:
+        self._tell("find", self.uri(prefix))
+        return self._store.find(prefix)
+
+    @override
+    def head(self, name: str) -> ObjectInfo | None:
+        self._tell("head", self.uri(name))
+        return self._store.head(name)
+
+    @override
+    def chunks(self, name: str) -> Iterator[bytes]:
+        self._tell("chunks", self.uri(name))
+        return self._store.chunks(name)
+
+    @override
+    def put(self, name: str, data: bytes) -> None:
+        self._tell("put", self.uri(name))
+        self._store.put(name, data)
+
+    @override
+    def delete(self, name: str) -> None:
+        self._tell("delete", self.uri(name))
+        self._store.delete(name)
+
+    @override
+    def get(self, name: str) -> bytes:
+        self._tell("get", self.uri(name))
+        return self._store.get(name)

@@ -1,0 +1,129 @@
+"""Delivers hours as Dagster would, without Dagster: a run lands its hours, then dedupes, merges and delivers them."""
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from amp_pipeline.config import Organization
+from amp_pipeline.core.errors import AmpError
+from amp_pipeline.core.hours import Hour
+from amp_pipeline.destinations.archive import By
+from amp_pipeline.run import OrganizationRun, Stale
+from amp_pipeline.storage.folder import FolderStore
+from amp_pipeline.storage.memory import MemoryStore
+from amp_pipeline.storage.objects import ObjectStore
+
+OpenStore = Callable[[str], ObjectStore]
+Failures = dict[tuple[str, Hour], str]
+"""What an hour of a project (by slug) or of the organization (by its slug) failed with."""
+
+
+class InMemory:
+    """Opens stores: landings are folders, workspace and buckets are in memory, quick to write and to copy."""
+
+    def __init__(self, organization: Organization) -> None:
+        self._landings = {project.source.url for project in organization.projects}
+        self._stores: dict[str, MemoryStore] = {}
+
+    def __call__(self, url: str) -> ObjectStore:
+        if url in self._landings:
+            return FolderStore(Path(url))
+        return self._stores.setdefault(url, MemoryStore(url))
+
+    def copy(self) -> "InMemory":
+        return copy.deepcopy(self)
+
+
+class _Attempts:
+    """Hours succeed and fail on their own: a later stage takes the hours that the earlier ones finished."""
+
+    def __init__(self) -> None:
+        self.failures: Failures = {}
+
+    def of(self, slug: str, hours: Iterable[Hour], body: Callable[[Hour], object]) -> None:
+        for hour in hours:
+            if (slug, hour) in self.failures:
+                continue
+            try:
+                body(hour)
+            except AmpError as error:
+                self.failures[slug, hour] = f"{type(error).__name__}: {error}"
+
+
+def run(organization: Organization, hours: Sequence[Hour], open_store: OpenStore, name: str = "run") -> Failures:
+    """One run over ``hours``, in their order: land all, dedupe all, merge all, deliver all.
+
+    Returns the hours that failed.
+    """
+    this = OrganizationRun(organization, open_store)
+    attempts = _Attempts()
+    held = {slug: [hour for hour in hours if one.project.holds(hour)] for slug, one in this.projects.items()}
+    for slug, one in this.projects.items():
+        attempts.of(slug, held[slug], one.raw.land)
+    for slug, one in this.projects.items():
+        attempts.of(slug, held[slug], one.deduped.dedupe)
+    attempts.of(organization.slug, hours, this.merged.merge)
+    by = By(run=name, at="2024-06-01T00:00:00Z", version="0")
+    for slug, one in this.projects.items():
+        for delivery in one.project.deliveries:
+            archive = one.archive(delivery)
+            attempts.of(slug, held[slug], lambda hour: one.deliver(archive, delivery, hour, by))  # noqa: B023
+    return attempts.failures
+
+
+def stale(organization: Organization, hours: Sequence[Hour], open_store: OpenStore) -> list[Stale]:
+    """The hours of any project that have to run again, as a fresh run sees them."""
+    this = OrganizationRun(organization, open_store)
+    return [
+        found
+        for one in this.projects.values()
+        for found in one.stale(hour for hour in hours if one.project.holds(hour))
+    ]
+
+
+def settle(
+    organization: Organization, hours: Sequence[Hour], open_store: OpenStore, at_most: int = 6
+) -> dict[Hour, list[str]]:
+    """Run stale hours until there are none but those that fail.
+
+    Returns the hours that ran again, each with the reasons.
+    """
+    again: dict[Hour, list[str]] = {}
+    failed: set[Hour] = set()
+    found: list[Stale] = []
+    for _ in range(at_most):
+        found = [one for one in stale(organization, hours, open_store) if one.hour not in failed]
+        if not found:
+            return again
+        for one in found:
+            again.setdefault(one.hour, []).append(one.why)
+        now = sorted({one.hour for one in found})
+        failed |= {hour for _, hour in run(organization, now, open_store, "settle")}
+    raise AssertionError(f"after {at_most} rounds there are still stale hours: {found}")
+
+
+def in_chunks(hours: Sequence[Hour], size: int) -> list[Sequence[Hour]]:
+    return [hours[at : at + size] for at in range(0, len(hours), size)]
+
+
+def run_all(organization: Organization, runs: Iterable[Sequence[Hour]], open_store: OpenStore) -> None:
+    """Make several runs, one after the other; no hour may fail."""
+    for hours in runs:
+        failures = run(organization, hours, open_store)
+        assert failures == {}
+
+
+def buckets(organization: Organization, open_store: OpenStore) -> dict[str, str]:
+    """Digest of every object below the urls of the deliveries."""
+    base = Path(organization.workspace).parent
+    return {
+        f"{Path(url).relative_to(base)}/{info.name}": hashlib.sha256(open_store(url).get(info.name)).hexdigest()
+        for url in sorted({delivery.url for project in organization.projects for delivery in project.deliveries})
+        for info in open_store(url).find("")
+    }
+
+
+def differing(one: dict[str, str], other: dict[str, str]) -> list[str]:
+    """Names of the objects that only one side has, or that differ."""
+    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))

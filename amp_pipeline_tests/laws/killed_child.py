@@ -1,0 +1,73 @@
+"""Delivers one hour in processes that kill themselves: ``python -m amp_pipeline_tests.laws.killed_child``.
+
+Reads lines of JSON (base, at which call, counting which calls) and answers each with a line: how the process that it
+forked for it ended. Forking a process that has imported everything costs a tenth of starting one anew.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy.ma  # noqa: F401 - polars imports it when it is first used
+import sqlglot
+
+from amp_pipeline.core.hours import Hour
+from amp_pipeline.storage.objects import ObjectStore
+from amp_pipeline.storage.urls import open_store
+from amp_pipeline_tests import builders
+from amp_pipeline_tests.laws.counting import ToldStore
+from amp_pipeline_tests.laws.driver import run
+
+HOURS: list[Hour] = [builders.FIRST_HOUR]
+
+WRITES = ["put", "delete"]
+"""What is on disk changes with these only, so killing before each of them is killing in every state between calls."""
+
+EVERYTHING = ["find", "head", "chunks", "get", "put", "delete", "fsync"]
+"""All methods of a store, and in a put the instants before and after an object gets its name."""
+
+
+def deliver_and_be_killed(base: Path, at_call: int, counted: list[str]) -> None:
+    """Deliver the hour; before the ``at_call``-th counted call to workspace or bucket, this process is killed."""
+    organization = builders.organization(base, base / "landing")
+    calls = 0
+
+    def tell(method: str, uri: str) -> None:
+        nonlocal calls
+        calls += method in counted
+        if calls == at_call:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def told(url: str) -> ObjectStore:
+        store = open_store(url)
+        return store if url == str(base / "landing") else ToldStore(store, tell)
+
+    # A killed process loses nothing that it wrote, so there is no need to wait for the disk.
+    os.fsync = lambda _: tell("fsync", "")
+    failures = run(organization, HOURS, told)
+    assert failures == {}, failures
+
+
+def main() -> None:
+    # Imported before the fork, not after each. Polars may not run here: its threads don't live on in a forked process.
+    sqlglot.parse_one("a = 'b'", read="postgres").sql(dialect="postgres")
+    for line in sys.stdin:
+        base, at_call, counted = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                deliver_and_be_killed(Path(base), at_call, counted)
+                code = 0
+            finally:
+                # Without a word to what was inherited: not the parent's buffers, not its exit handlers.
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        sys.stdout.write(json.dumps(os.waitstatus_to_exitcode(status)) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
