@@ -20,7 +20,7 @@ import msgspec
 from amp_pipeline.config import Delivery, Organization, Project
 from amp_pipeline.core import codec
 from amp_pipeline.core.errors import AmpError, DamagedObjectError, ObjectNotFoundError
-from amp_pipeline.core.hours import Hour, between, window
+from amp_pipeline.core.hours import Hour, window
 from amp_pipeline.core.lines import split_stored
 from amp_pipeline.core.manifest import File, Manifest, broken_sum, decode
 from amp_pipeline.destinations.archive import Archive, By
@@ -28,6 +28,7 @@ from amp_pipeline.run import OrganizationRun, ProjectRun
 from amp_pipeline.storage.folder import FolderStore
 from amp_pipeline.storage.objects import ObjectStore
 from amp_pipeline.storage.urls import open_store
+from amp_pipeline.workspace.records import PairsRecord
 from amp_pipeline.workspace.store import sha256
 
 CARRIED = "law 1, lines are carried"
@@ -82,6 +83,7 @@ def audit(
         real = OrganizationRun(organization, open_store)
         again = OrganizationRun(organization, scratch)
         _copy_acceptances(real, again)
+        _copy_frozen(real, again)
         _land_around(again.projects[project.slug], hours)
         checker = _Checker(real, again, project)
         for hour in hours:
@@ -104,6 +106,33 @@ def _copy_acceptances(real: OrganizationRun, again: OrganizationRun) -> None:
     for run in real.projects.values():
         for found in real.workspace.find(f"{run.workspace.folder}/accepted/"):
             again.workspace.put(found.name, real.workspace.get(found.name))
+
+
+def _copy_frozen(real: OrganizationRun, again: OrganizationRun) -> None:
+    """Take over what is on record of hours whose landing is gone: later hours are held against it."""
+    for slug, run in real.projects.items():
+        to = again.projects[slug].workspace
+        for hour in sorted(run.workspace.hours("raw")):
+            record = run.raw.recorded(hour)
+            if record is None or not run.raw.is_gone(hour, record):
+                continue
+            for kind, digest, ending in (
+                ("keys", record.keys, ".keys"),
+                ("rows", record.rows, ".rows"),
+                ("made_merges", record.made_merges, ".json.gz"),
+            ):
+                if digest:
+                    to.put_data(kind, hour, run.workspace.data(kind, hour, digest, ending), ending)
+            to.save("raw", hour, record)
+            for file in run.raw.strays_from(hour):
+                to.store.put(file, run.workspace.store.get(file))
+    for hour in sorted(real.merged_workspace.hours("pairs")):
+        pairs = real.merged_workspace.load("pairs", hour, PairsRecord)
+        if pairs is not None and pairs.inputs and not real.merged.has_objects(hour):
+            if pairs.pairs:
+                data = real.merged_workspace.data("pairs", hour, pairs.pairs, ".jsonl.gz")
+                again.merged_workspace.put_data("pairs", hour, data, ".jsonl.gz")
+            again.merged_workspace.save("pairs", hour, pairs)
 
 
 def _land_around(run: ProjectRun, hours: Sequence[Hour]) -> None:
@@ -290,7 +319,7 @@ class _Files:
         names = archive.names
         if kind == "events":
             there = [info.name for prefix in names.events_prefixes(hour) for info in archive.store.find(prefix)]
-            self._names = sorted(there, key=lambda name: int(name.rpartition("#")[2].partition(".")[0] or 0))
+            self._names = sorted(there, key=lambda name: (len(name), name))
         else:
             self._names = [names.merged_ids(hour)] if archive.store.head(names.merged_ids(hour)) else []
 
@@ -361,9 +390,3 @@ def _digest(store: ObjectStore, name: str) -> str | None:
         return sha256(store.get(name))
     except ObjectNotFoundError:
         return None
-
-
-def hours_to_audit(project: Project, first: Hour | None, last: Hour | None, now: Hour) -> list[Hour]:
-    """Return the project's hours from ``first`` to ``last``, at most to the last finished hour before ``now``."""
-    end = min(hour for hour in (project.last_hour, last, now + -1) if hour is not None)
-    return list(between(max(project.first_hour, first or project.first_hour), end))

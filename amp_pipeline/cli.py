@@ -14,11 +14,11 @@ import click
 import msgspec
 
 from amp_pipeline import __version__, config
-from amp_pipeline.audit import HourAudit, audit, hours_to_audit
+from amp_pipeline.audit import HourAudit, audit
 from amp_pipeline.config import Organization, Project
 from amp_pipeline.core.errors import AmpError, ConfigError
 from amp_pipeline.core.hours import Hour
-from amp_pipeline.run import OrganizationRun, ProjectRun
+from amp_pipeline.run import OrganizationRun, ProjectRun, finished_hours
 from amp_pipeline.sources.landing import ObjectReader
 
 
@@ -179,9 +179,9 @@ def _projects(slug: str | None) -> list[tuple[Organization, Project]]:
 
 
 def _hours(project: Project, first: Hour | None, last: Hour | None) -> list[Hour]:
-    hours = hours_to_audit(project, first, last, _now())
+    hours = finished_hours(project, first, last, _now())
     if not hours:
-        known = hours_to_audit(project, None, None, _now())
+        known = finished_hours(project, None, None, _now())
         extent = f"go from {known[0]} to {known[-1]}" if known else f"begin at {project.first_hour}"
         raise ConfigError(f"{project.slug} has no finished hour in that range; its hours {extent}")
     return hours

@@ -367,13 +367,23 @@ def check_together(organizations: Iterable[Organization]) -> None:
                     f"organizations {other.slug} and {one.slug} share the slug or project id "
                     f"{', '.join(map(str, [*slugs, *ids]))}; choose another"
                 )
-            for mine in _delivery_urls(one):
-                for theirs in _delivery_urls(other):
-                    if _overlap(mine, theirs):
-                        raise ConfigError(
-                            f"organizations {other.slug} and {one.slug} both deliver to {mine}; "
-                            "a bucket belongs to one organization"
-                        )
+            _keep_buckets_apart(one, other)
+            _keep_buckets_apart(other, one)
+
+
+def _keep_buckets_apart(one: Organization, other: Organization) -> None:
+    for mine in _delivery_urls(one):
+        for what, theirs in _places(other):
+            if _overlap(mine, theirs):
+                raise ConfigError(
+                    f"organization {one.slug} delivers to {mine}, which overlaps with the {what} of organization "
+                    f"{other.slug} ({theirs}); a bucket belongs to one organization, choose another"
+                )
+
+
+def _places(one: Organization) -> list[tuple[str, str]]:
+    landings = [("landing", project.source.url) for project in one.projects]
+    return [("workspace", one.workspace), *landings, *(("bucket", url) for url in _delivery_urls(one))]
 
 
 def _delivery_urls(one: Organization) -> list[str]:

@@ -11,8 +11,8 @@ from functools import cached_property
 from typing import NamedTuple
 
 from amp_pipeline.config import Delivery, Organization, Project
-from amp_pipeline.core.errors import DeliveryError, LandingError
-from amp_pipeline.core.hours import Hour
+from amp_pipeline.core.errors import AmpError, DeliveryError
+from amp_pipeline.core.hours import Hour, between
 from amp_pipeline.destinations.archive import Archive, By, Receipt
 from amp_pipeline.stages.deduped_events import DedupedEvents
 from amp_pipeline.stages.merged_ids import MergedIds
@@ -79,13 +79,13 @@ class ProjectRun:
         asked = self._landed(hours)
         deliveries = [(self.archive(delivery), delivery) for delivery in self.project.deliveries if delivery.enabled]
         for hour in asked:
-            if why := self._why_stale(hour, deliveries):
+            if why := self._judged(hour, deliveries):
                 yield Stale(hour, why)
 
     def stale_events(self, hours: Iterable[Hour]) -> Iterator[Stale]:
         """Yield the hours whose deduplicated events have to be made again, deliveries aside."""
         for hour in self._landed(hours):
-            if why := self._why_stale(hour, []):
+            if why := self._judged(hour, []):
                 yield Stale(hour, why)
 
     def _landed(self, hours: Iterable[Hour]) -> list[Hour]:
@@ -94,9 +94,15 @@ class ProjectRun:
         for hour in asked:
             if self.raw.has_landed(hour):
                 # An hour whose landing can't be used is judged as such.
-                with suppress(LandingError):
+                with suppress(AmpError):
                     self.raw.land(hour)
         return asked
+
+    def _judged(self, hour: Hour, deliveries: list[tuple[Archive, Delivery]]) -> str:
+        try:
+            return self._why_stale(hour, deliveries)
+        except AmpError as error:
+            return str(error)
 
     def _why_stale(self, hour: Hour, deliveries: list[tuple[Archive, Delivery]]) -> str:
         record = self.workspace.deduped(hour)
@@ -133,3 +139,9 @@ class OrganizationRun:
     def merged(self) -> MergedIds:
         """The organization's merged ids."""
         return MergedIds(self.organization, [one.raw for one in self.projects.values()], self.merged_workspace)
+
+
+def finished_hours(project: Project, first: Hour | None, last: Hour | None, now: Hour) -> list[Hour]:
+    """Return the project's hours from ``first`` to ``last``, at most to the last finished one before ``now``."""
+    end = min(hour for hour in (project.last_hour, last, now + -1) if hour is not None)
+    return list(between(max(project.first_hour, first or project.first_hour), end))

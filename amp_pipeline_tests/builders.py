@@ -30,6 +30,7 @@ def organization(
     projects: Sequence[dict[str, Any]] = ({},),
 ) -> Organization:
     """An organization of projects 7, 8 … that land in ``landing``; workspace and buckets are below ``base``."""
+    landing.mkdir(parents=True, exist_ok=True)
     return Organization.model_validate(
         {
             "id": id,

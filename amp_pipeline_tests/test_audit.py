@@ -12,10 +12,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from amp_pipeline import config
+from amp_pipeline.audit import audit
 from amp_pipeline.cli import main
 from amp_pipeline.core.hours import between
 from amp_pipeline.destinations.archive import By
 from amp_pipeline.run import OrganizationRun
+from amp_pipeline_tests import builders
+from amp_pipeline_tests.builders import FIRST_HOUR, HOUR_US, event, merged, merged_name, object_name, put
+from amp_pipeline_tests.laws import driver
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "shop" / "landing"
 DEFS = """
@@ -261,3 +265,56 @@ def test_an_hour_whose_landing_is_gone_is_held_against_its_manifest(folder: Path
     assert "frozen" in result.output
     a_byte_flipped(folder)
     assert run_audit(folder).exit_code == 1
+
+
+def test_a_foreign_part_with_an_odd_number_is_named_by_law_5(folder: Path) -> None:
+    shutil.copy(folder / "bucket" / PART, folder / "bucket" / PART.replace("#0", "#x"))
+    result = run_audit(folder)
+    assert isinstance(result.exception, SystemExit), result.exc_info
+    assert result.exit_code == 1, result.output
+    assert "law 5" in result.output.splitlines()[-1], result.output
+
+
+MERGING: dict[str, Any] = {"amplitude_id": 5, "data": {"merged_amplitude_id": 6}}
+GONE_BEFORE: dict[str, tuple[dict[str, bytes], dict[str, bytes]]] = {
+    "with repeats of it": (
+        {object_name(FIRST_HOUR): event(1, uuid="a")},
+        {object_name(FIRST_HOUR + 1): event(HOUR_US, uuid="a")},
+    ),
+    "with a stray from it": (
+        {object_name(FIRST_HOUR): event(1, uuid="a") + b"\n" + event(HOUR_US, uuid="s")},
+        {object_name(FIRST_HOUR + 1): event(HOUR_US + 1, uuid="s")},
+    ),
+    "with a merge that it made": (
+        {object_name(FIRST_HOUR): event(1, uuid="a", **MERGING)},
+        {object_name(FIRST_HOUR + 1): event(HOUR_US, uuid="b", **MERGING)},
+    ),
+    "with a merged id that it landed": (
+        {object_name(FIRST_HOUR): event(1, uuid="a"), merged_name(FIRST_HOUR): merged(5, 6)},
+        {object_name(FIRST_HOUR + 1): event(HOUR_US, uuid="b"), merged_name(FIRST_HOUR + 1): merged(5, 6)},
+    ),
+}
+
+
+@pytest.mark.parametrize("how", GONE_BEFORE)
+def test_the_audit_of_an_hour_after_one_whose_landing_is_gone_passes(tmp_path: Path, how: str) -> None:
+    gone, there = GONE_BEFORE[how]
+    landing = tmp_path / "landing"
+    organization = builders.organization(tmp_path, landing)
+    stores = driver.InMemory(organization)
+    hours = [FIRST_HOUR, FIRST_HOUR + 1]
+    for name, lines in {**gone, **there}.items():
+        put(landing, name, lines)
+    driver.run_all(organization, [hours], stores)
+    driver.settle(organization, hours, stores)
+
+    def states(*asked: int) -> list[str]:
+        found = list(audit(organization, organization.projects[0], [hours[at] for at in asked], stores))
+        assert [finding for one in found for finding in one.findings] == []
+        return [one.state for one in found if one.delivery == "all"]
+
+    assert states(0, 1) == ["ok", "ok"]
+    for name in gone:
+        (landing / name).unlink()
+    assert states(0, 1) == ["frozen", "ok"]
+    assert states(1) == ["ok"]

@@ -63,8 +63,13 @@ class Delivering:
             for why, hours_again in _by_reason(again).items():
                 self._say(f"  again, {why}: {_listed(hours_again)}")
             failed |= self._run(project, [found.hour for found in again])
-        self._say(f"  some hours still touch each other after {MOST_ROUNDS} rounds; run this command again")
-        return failed
+        left = {
+            found.hour: f"{found.why}, still after {MOST_ROUNDS} rounds"
+            for found in self._to_do(project, hours, failed)
+        }
+        for why, hours_left in _by_reason([Stale(hour, why) for hour, why in left.items()]).items():
+            self._say(f"  left, {why}: {_listed(hours_left)}")
+        return failed | left
 
     def _to_do(self, project: Project, hours: Sequence[Hour], failed: Container[Hour]) -> list[Stale]:
         """Return the hours to run again: of ``hours`` all that are not done, of others those that late data touched."""
@@ -74,7 +79,7 @@ class Delivering:
     def stale(self, project: Project) -> list[Stale]:
         """Return the hours of ``project`` on record that have to run again, and those that a run left undone."""
         run = OrganizationRun(self._organization).projects[project.slug]
-        return list(run.stale(sorted(run.workspace.hours("raw"))))
+        return list(run.stale(hour for hour in sorted(run.workspace.hours("raw")) if project.holds(hour)))
 
     def _run(self, project: Project, hours: Sequence[Hour], *, force: bool = False) -> dict[Hour, str]:
         failed: dict[Hour, str] = {}

@@ -121,6 +121,7 @@ def of_merged(record: MergedRecord, merged: MergedIds, uri: str) -> dict[str, An
         "quarantined": record.quarantined,
         "repeats": record.repeats,
         "bytes": record.part.bytes if record.part else 0,
+        **({"unread_projects": ", ".join(map(str, record.missing))} if record.missing else {}),
         "chains_in_window": chains(pairs),
         "cycles_in_window": len(cycles(pairs)),
     }

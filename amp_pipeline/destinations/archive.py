@@ -158,6 +158,9 @@ class Archive:
             or not self._matches(plan.sources)
         ):
             self._own()
+            if state is not None:
+                # From here on the hour is not as it was delivered; a run that is killed must not seem to have ended.
+                self.state.save("state", hour, msgspec.structs.replace(state, fingerprint=""))
             deleted = self._replace(hour, plan.sources)
             written = [*files, self.names.manifest(hour)]
             self.store.put(self.names.manifest(hour), data)

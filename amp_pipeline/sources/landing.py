@@ -11,7 +11,7 @@ from datetime import date
 
 from amp_pipeline.config import Landing, Project
 from amp_pipeline.core import codec
-from amp_pipeline.core.errors import DamagedObjectError
+from amp_pipeline.core.errors import DamagedObjectError, StoreError
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.layout import Pattern
 from amp_pipeline.core.lines import split, split_stored
@@ -40,7 +40,11 @@ class Listing:
 
     def _list(self, day: date) -> dict[Hour, list[ObjectInfo]]:
         found: dict[Hour, list[ObjectInfo]] = {}
-        for info in self._store.find(self._pattern.listing_prefix(day)):
+        listed = self._store.find(self._pattern.listing_prefix(day))
+        if not listed and not self._store.is_there():
+            # Or every hour would be delivered as an empty one.
+            raise StoreError(f"the landing {self._store.url} is not there; check the source's url, or mount it")
+        for info in listed:
             hour = self._pattern.hour_of(info.name)
             if hour is not None and hour.date == day:
                 found.setdefault(hour, []).append(info)

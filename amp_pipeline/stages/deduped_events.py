@@ -17,9 +17,9 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from amp_pipeline.core import codec, dedupe, envelope, identity, index, timestamps
+from amp_pipeline.core import codec, dedupe, envelope, identity, index
 from amp_pipeline.core.envelope import Envelope
-from amp_pipeline.core.errors import FrozenHourError, LandingError, WorkspaceError
+from amp_pipeline.core.errors import AmpError, FrozenHourError, WorkspaceError
 from amp_pipeline.core.fingerprint import FORMAT, fingerprint
 from amp_pipeline.core.hours import MICROSECONDS, Hour, between, window
 from amp_pipeline.core.lines import split_stored
@@ -66,9 +66,9 @@ class DedupedEvents:
             LandingError: The hour's landing can't be used as it is.
             FrozenHourError: The parts would change, but the hour's landing is gone.
         """
-        raw = self.raw.land(hour)
         before = self.workspace.deduped(hour)
-        around = self._window(hour)
+        around = self._settled_window(hour)
+        raw = self.raw.land(hour)
         events = self._events(hour, raw)
         earlier = (
             (self._keys(Hour.parse(key), digest) for key, digest in around.digests.items()) if len(events) else iter(())
@@ -119,7 +119,7 @@ class DedupedEvents:
         """
         try:
             raw = self.raw.land(hour)
-        except LandingError as error:
+        except AmpError as error:
             return str(error)
         if self._landed_as(raw) != record.landed_as:
             return "what landed in it changed, or its settings did"
@@ -134,8 +134,11 @@ class DedupedEvents:
         events = self._events(hour, raw)
         for key in sorted(differing):
             earlier = Hour.parse(key)
-            old = self._keys(earlier, record.window.get(key, ""))
-            new = self._keys(earlier, around.digests.get(key, ""))
+            try:
+                old = self._keys(earlier, record.window.get(key, ""))
+                new = self._keys(earlier, around.digests.get(key, ""))
+            except WorkspaceError:
+                return f"a key index of hour {key} is gone"
             if dedupe.touches(dedupe.changed(old, new), events, self._window_us):
                 return f"late data in hour {key}"
         return ""
@@ -143,6 +146,13 @@ class DedupedEvents:
     def _landed_as(self, raw: RawRecord) -> str:
         inputs = [(item.object, item.sha256, item.lines) for item in raw.inputs]
         return fingerprint(inputs, raw.rows, raw.quarantined, self._window_us, self.project.parts.model_dump())
+
+    def _settled_window(self, hour: Hour) -> _Window:
+        """Return the window, its hours landed: each of them may hold strays of the others and of ``hour``."""
+        around = self._window(hour)
+        while (again := self._window(hour)) != around:
+            around = again
+        return around
 
     def _window(self, hour: Hour) -> _Window:
         first, last = window(hour, self.project.dedupe.window)
@@ -152,9 +162,11 @@ class DedupedEvents:
                 continue
             try:
                 keys = self.raw.land(earlier).keys
-            except LandingError:
+            except AmpError:
+                # What is on record of it still counts; the hour is stale once the rest can be read.
                 found.missing.append(earlier.key)
-                continue
+                record = self.raw.recorded(earlier)
+                keys = record.keys if record else ""
             if keys:
                 found.digests[earlier.key] = keys
         return found
@@ -271,7 +283,8 @@ class _SecondPass:
         event = envelope.read_line(line)
         if not isinstance(event, Envelope):
             raise _changed(name, number)
-        client = timestamps.parse([event.client_event_time])[0]
+        # Whose time could not be read is in the quarantine; which time it is makes no difference to the kind.
+        client = None if event.client_event_time is None else 0
         kind = identity.identity(event, client)
         if kind is None:
             raise _changed(name, number)

@@ -15,7 +15,7 @@ import msgspec
 from amp_pipeline.config import Organization
 from amp_pipeline.core import codec, merged_ids
 from amp_pipeline.core.envelope import Bad
-from amp_pipeline.core.errors import LandingError
+from amp_pipeline.core.errors import AmpError, FrozenHourError, LandingError
 from amp_pipeline.core.fingerprint import FORMAT, fingerprint
 from amp_pipeline.core.hours import Hour, between
 from amp_pipeline.core.lines import is_blank, split_stored
@@ -38,7 +38,7 @@ class MergedIds:
         self._raw = sorted(raw, key=lambda one: one.project.id)
         self._first = organization.first_hour
         self._listings: dict[tuple[str, str], tuple[ObjectStore, Listing]] = {}
-        for one in raw:
+        for one in self._raw:
             source = one.project.source
             listing = landing.merged_ids(one.source, source, organization.id)
             self._listings.setdefault((source.url, source.merged_ids), (one.source, listing))
@@ -109,22 +109,34 @@ class MergedIds:
         made: dict[str, str] = {}
         missing: list[int] = []
         for one in self._raw:
+            if not one.project.holds(hour):
+                continue
             try:
-                if one.project.holds(hour) and one.has_landed(hour):
-                    made[str(one.project.id)] = one.land(hour).made_merges
-            except LandingError:
+                record = one.land(hour) if one.has_landed(hour) else None
+            except AmpError:
+                # What is on record of it still counts; the hour is stale once the rest can be read.
                 missing.append(one.project.id)
+                record = one.recorded(hour)
+            if record is not None:
+                made[str(one.project.id)] = record.made_merges
         seen = [(store.uri(info.name), info.size, info.version) for store, info in objects]
+        if before is not None and _vanished(before, [uri for uri, _, _ in seen]):
+            seen = [(item.object, item.size, item.version) for item in before.inputs]
         if (
             before is not None
             and seen == [(item.object, item.size, item.version) for item in before.inputs]
             and before.made == made
         ):
-            record = before
+            pairs = msgspec.structs.replace(before, missing=missing)
+        elif not objects and before is not None and before.inputs:
+            raise FrozenHourError(
+                f"the merged ids of hour {hour} can't be made again from events that landed late, because its landed "
+                f"merged-id objects are gone ({before.inputs[0].object}, …); put them back and run the hour again"
+            )
         else:
-            record = self._read(hour, objects, made, missing)
-        self._current[hour] = record
-        return record
+            pairs = self._read(hour, objects, made, missing)
+        self._current[hour] = pairs
+        return pairs
 
     def merges(self, hour: Hour, pairs: str) -> list[Merge]:
         """Return recorded merges by their digest."""
@@ -149,16 +161,19 @@ class MergedIds:
             if self._has_any(earlier):
                 try:
                     pairs = self.collect(earlier).pairs
-                except LandingError:
-                    continue
+                except AmpError:
+                    record = self.workspace.load("pairs", earlier, PairsRecord)
+                    pairs = record.pairs if record else ""
                 if pairs:
                     found[earlier.key] = pairs
         return found
 
+    def has_objects(self, hour: Hour) -> bool:
+        """Tell whether the landings have merged-id objects of ``hour``."""
+        return any(listing.objects(hour) for _, listing in self._listings.values())
+
     def _has_any(self, hour: Hour) -> bool:
-        return any(listing.objects(hour) for _, listing in self._listings.values()) or any(
-            one.project.holds(hour) and one.has_landed(hour) for one in self._raw
-        )
+        return self.has_objects(hour) or any(one.project.holds(hour) and one.has_landed(hour) for one in self._raw)
 
     def _read(
         self, hour: Hour, objects: list[tuple[ObjectStore, ObjectInfo]], made: dict[str, str], missing: list[int]
@@ -197,6 +212,18 @@ class MergedIds:
         return PartRecord(
             name=name, rows=part.rows, bytes=len(part.data), unpacked_bytes=part.unpacked_bytes, sha256=digest
         )
+
+
+def _vanished(before: PairsRecord, have: list[str]) -> bool:
+    """Tell whether all landed objects of an hour are gone, so that what is on record of them stands.
+
+    Raises:
+        LandingError: Some are gone and some are there.
+    """
+    gone = [item.object for item in before.inputs if item.object not in have]
+    if gone and have:
+        raise LandingError(f"{gone[0]} has vanished from the landing of hour {before.hour}; put it back")
+    return bool(gone)
 
 
 def _decided(here: PairsRecord, merges: list[Merge], kept: list[Merge]) -> str:

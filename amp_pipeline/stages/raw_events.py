@@ -17,7 +17,7 @@ import polars as pl
 from amp_pipeline.config import Project
 from amp_pipeline.core import codec, envelope, identity, index, timestamps
 from amp_pipeline.core.envelope import Bad, Envelope
-from amp_pipeline.core.errors import FrozenHourError, LandingError
+from amp_pipeline.core.errors import AmpError, FrozenHourError, LandingError, ObjectNotFoundError
 from amp_pipeline.core.fingerprint import FORMAT
 from amp_pipeline.core.hours import MICROSECONDS, Hour
 from amp_pipeline.sources import landing
@@ -72,6 +72,11 @@ class RawEvents:
             return self._current[hour]
         record = self.workspace.raw(hour)
         inputs = self._inputs(hour)
+        if record is None and not self._listing.objects(hour) and self.workspace.had_lines(hour):
+            raise FrozenHourError(
+                f"hour {hour} was landed before, but its record is gone or of another version, and so are its landing "
+                "objects; put them back and run the hour again"
+            )
         if record is not None:
             frozen = self._vanished(hour, record, inputs)
             if frozen or (
@@ -82,6 +87,13 @@ class RawEvents:
         record = self._read(hour, inputs, record)
         self._current[hour] = record
         return record
+
+    def recorded(self, hour: Hour) -> RawRecord | None:
+        """Return what is on record of ``hour``, as far as that can be read."""
+        try:
+            return self.workspace.raw(hour)
+        except AmpError:
+            return None
 
     def landed_hours(self) -> list[Hour]:
         """Return all hours that have objects in the landing; this lists all of it."""
@@ -113,7 +125,11 @@ class RawEvents:
         """Return landing object, file of strays ("" for the object itself) and what is known of it, in order."""
         found = [(info.name, "", info) for info in self._listing.objects(hour)]
         for info in self._strays_to(hour):
-            found.append((_stray_origin(self.workspace.store, info.name), info.name, info))
+            origin = _stray_origin(self.workspace.store, info.name)
+            # The project's first or last hour may have been set anew since those strays came.
+            named = self._pattern.hour_of(origin)
+            if named is not None and self.project.holds(named):
+                found.append((origin, info.name, info))
         return sorted(found, key=lambda item: (self._pattern.order_of(item[0]), item[0]))
 
     def _strays_to(self, hour: Hour) -> list[ObjectInfo]:
@@ -136,8 +152,8 @@ class RawEvents:
                 f"{self.source.uri(gone[0])} has vanished from the landing of hour {hour}; "
                 f"put it back, or accept that it is gone: {_accept_command(self.project, gone[0])}"
             )
-        strays = {stray_file for _, stray_file, _ in inputs if stray_file}
-        if strays != {item.stray_file for item in record.inputs if item.stray_file}:
+        strays = [_seen_now(*item) for item in inputs if item[1]]
+        if strays != _seen([item for item in record.inputs if item.stray_file]):
             raise FrozenHourError(
                 f"late events came in for hour {hour}, whose landing objects are gone ({self.source.uri(gone[0])}, …); "
                 "put them back and run the hour again"
@@ -233,10 +249,8 @@ class RawEvents:
             for target, by_object in strays.items()
             for name, lines in by_object.items()
         }
-        plan = self.workspace.path("strays_from", hour, ".json")
-        planned: list[str] = (
-            msgspec.json.decode(self.workspace.store.get(plan)) if self.workspace.store.head(plan) else []
-        )
+        plan = self._stray_plan(hour)
+        planned = self.strays_from(hour)
         if not written and not planned:
             return
         self.workspace.store.put(plan, msgspec.json.encode(sorted({*written, *planned})))
@@ -250,6 +264,16 @@ class RawEvents:
             self._stray_days.pop(day, None)
             self._current = {hour: record for hour, record in self._current.items() if hour.day != day}
         self.workspace.store.put(plan, msgspec.json.encode(sorted(written)))
+
+    def _stray_plan(self, hour: Hour) -> str:
+        return self.workspace.path("strays_from", hour, ".json")
+
+    def strays_from(self, hour: Hour) -> list[str]:
+        """Return the files of strays that objects of ``hour`` have, or had when a run was killed."""
+        try:
+            return msgspec.json.decode(self.workspace.store.get(self._stray_plan(hour)), type=list[str])
+        except ObjectNotFoundError:
+            return []
 
     def _forget(self, hour: Hour) -> None:
         self._stray_days.pop(hour.day, None)
@@ -386,12 +410,12 @@ def _numbered(reader: ObjectReader, *, stray: bool) -> Iterator[tuple[Sequence[i
 
 def _pack_strays(name: str, lines: Iterable[tuple[int, bytes]]) -> bytes:
     """Return a file of strays: the landing object's name, then each line behind its number and a tab."""
-    return codec.pack_whole([name.encode().replace(b"\t", b" "), *(b"%d\t%s" % item for item in lines)]).data
+    return codec.pack_whole([msgspec.json.encode(name), *(b"%d\t%s" % item for item in lines)]).data
 
 
 def _stray_origin(store: ObjectStore, file: str) -> str:
     for lines in ObjectReader(store, file).stored_blocks():
-        return lines[0].decode()
+        return msgspec.json.decode(lines[0], type=str)
     raise LandingError(f"{store.uri(file)} is empty; delete it and run the hour it came from again")
 
 

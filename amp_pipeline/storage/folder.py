@@ -34,6 +34,10 @@ class FolderStore(ObjectStore):
         self._durable = durable
 
     @override
+    def is_there(self) -> bool:
+        return self._folder.is_dir()
+
+    @override
     def find(self, prefix: str) -> list[ObjectInfo]:
         parent, _, beginning = prefix.rpartition("/")
         found: list[ObjectInfo] = []

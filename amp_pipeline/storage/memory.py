@@ -18,6 +18,10 @@ class MemoryStore(ObjectStore):
         self._writes = 0
 
     @override
+    def is_there(self) -> bool:
+        return True
+
+    @override
     def find(self, prefix: str) -> list[ObjectInfo]:
         return [
             ObjectInfo(name, len(data), str(version))

@@ -33,6 +33,10 @@ class ObjectStore(ABC):
         return f"{self.url}/{name}"
 
     @abstractmethod
+    def is_there(self) -> bool:
+        """Tell whether the place itself exists, with or without objects."""
+
+    @abstractmethod
     def find(self, prefix: str) -> list[ObjectInfo]:
         """Return the objects whose names begin with ``prefix``, sorted by name."""
 

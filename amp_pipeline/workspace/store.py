@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -31,6 +32,8 @@ from amp_pipeline.workspace.records import (
     PartRecord,
     RawRecord,
 )
+
+_RECORD = re.compile(r".*/(\d{4}-\d{2}-\d{2})/(\d{2})\.json")
 
 _Record = TypeVar("_Record", RawRecord, DedupedRecord, PairsRecord, MergedRecord, DeliveryState)
 
@@ -92,12 +95,8 @@ class HourStore:
 
     def hours(self, kind: str) -> set[Hour]:
         """Return the hours that have a record."""
-        names = [
-            found.name.split("/")[-2:]
-            for found in self.store.find(f"{self.folder}/{kind}/")
-            if found.name.endswith(".json")
-        ]
-        return {Hour.parse(f"{day}-{file[:2]}:00") for day, file in names}
+        found = (_RECORD.fullmatch(info.name) for info in self.store.find(f"{self.folder}/{kind}/"))
+        return {Hour.parse(f"{name[1]}-{name[2]}:00") for name in found if name is not None}
 
     def uri(self, kind: str, hour: Hour) -> str:
         """Return where the data objects of an hour are, for people."""
@@ -182,6 +181,17 @@ class ProjectStore(HourStore):
     def deduped(self, hour: Hour) -> DedupedRecord | None:
         """Return what is left of ``hour`` without repeats, as last recorded."""
         return self.load("deduped", hour, DedupedRecord)
+
+    def had_lines(self, hour: Hour) -> bool:
+        """Tell whether some record of ``hour``, of any version, says that lines landed in it."""
+        for kind in ("raw", "deduped"):
+            try:
+                found = msgspec.json.decode(self.store.get(self.path(kind, hour, ".json")))
+            except (ObjectNotFoundError, msgspec.MsgspecError):
+                continue
+            if isinstance(found, dict) and found.get("landed"):
+                return True
+        return False
 
     def keys(self, hour: Hour, digest: str) -> pl.DataFrame:
         """Return a key index; one without digest is empty."""

@@ -19,6 +19,10 @@ class ToldStore(ObjectStore):
         self._tell = tell
 
     @override
+    def is_there(self) -> bool:
+        return self._store.is_there()
+
+    @override
     def find(self, prefix: str) -> list[ObjectInfo]:
         self._tell("find", self.uri(prefix))
         return self._store.find(prefix)

@@ -332,11 +332,6 @@ CHANGES: dict[str, tuple[Objects, Objects, list[Hour]]] = {
         {A0: [event(1, uuid="a")], B0: [merging(IN_B)], MERGED_A: [merged(1, 2)]},
         [A, B],
     ),
-    "a merged-id file that is gone": (
-        {A0: [event(1, uuid="a")], B0: [merging(IN_B)], MERGED_A: [merged(1, 2)]},
-        {A0: [event(1, uuid="a")], B0: [merging(IN_B)]},
-        [A, B],
-    ),
     "a merging event whose pair landed already": (
         {A0: [event(1, uuid="a")], MERGED_A: [merged(1, 2)]},
         {A0: [event(1, uuid="a")], A1: [merging(2)], MERGED_A: [merged(1, 2)]},
