@@ -109,12 +109,12 @@ def _copy_acceptances(real: OrganizationRun, again: OrganizationRun) -> None:
 
 
 def _copy_frozen(real: OrganizationRun, again: OrganizationRun) -> None:
-    """Take over what is on record of hours whose landing is gone: later hours are held against it."""
+    """Take over what is on record of hours whose landing is gone or unreadable: later hours are held against it."""
     for slug, run in real.projects.items():
         to = again.projects[slug].workspace
         for hour in sorted(run.workspace.hours("raw")):
             record = run.raw.recorded(hour)
-            if record is None or not run.raw.is_gone(hour, record):
+            if record is None or not (run.raw.is_gone(hour, record) or _cannot_land(again.projects[slug], hour)):
                 continue
             for kind, digest, ending in (
                 ("keys", record.keys, ".keys"),
@@ -133,6 +133,14 @@ def _copy_frozen(real: OrganizationRun, again: OrganizationRun) -> None:
                 data = real.merged_workspace.data("pairs", hour, pairs.pairs, ".jsonl.gz")
                 again.merged_workspace.put_data("pairs", hour, data, ".jsonl.gz")
             again.merged_workspace.save("pairs", hour, pairs)
+
+
+def _cannot_land(run: ProjectRun, hour: Hour) -> bool:
+    try:
+        run.raw.land(hour)
+    except AmpError:
+        return True
+    return False
 
 
 def _land_around(run: ProjectRun, hours: Sequence[Hour]) -> None:
@@ -164,8 +172,8 @@ class _Checker:
 
     def hour(self, hour: Hour) -> Iterator[HourAudit]:
         """Yield the findings of one hour, by delivery."""
-        frozen = self._is_frozen(hour)
         try:
+            frozen = self._is_frozen(hour)
             workspace = [] if frozen else self._workspace(hour)
         except AmpError as error:
             for delivery, _, _ in self._deliveries:
@@ -181,7 +189,11 @@ class _Checker:
             else:
                 for finding in workspace:
                     found.add(finding.law, finding.what)
-                self._delivery(hour, delivery, archive, archive_again, found)
+                try:
+                    self._delivery(hour, delivery, archive, archive_again, found)
+                except AmpError as error:
+                    found.findings.append(Finding("landing", str(error)))
+                    found.state = "failed"
             for finding in self._owner(delivery, archive):
                 found.add(finding.law, finding.what)
             yield found

@@ -92,9 +92,9 @@ class ProjectRun:
         """Return ``hours``, all of them landed before any is judged: each may hold strays of any other."""
         asked = list(hours)
         for hour in asked:
-            if self.raw.has_landed(hour):
-                # An hour whose landing can't be used is judged as such.
-                with suppress(AmpError):
+            # An hour whose landing can't be used is judged as such.
+            with suppress(AmpError):
+                if self.raw.has_landed(hour):
                     self.raw.land(hour)
         return asked
 

@@ -318,3 +318,27 @@ def test_the_audit_of_an_hour_after_one_whose_landing_is_gone_passes(tmp_path: P
         (landing / name).unlink()
     assert states(0, 1) == ["frozen", "ok"]
     assert states(1) == ["ok"]
+
+
+def test_the_audit_of_an_hour_after_one_that_cannot_be_read_passes(tmp_path: Path) -> None:
+    first, second = FIRST_HOUR, FIRST_HOUR + 1
+    organization = builders.organization(tmp_path, tmp_path / "landing")
+    stores = driver.InMemory(organization)
+    put(tmp_path / "landing", object_name(first), event(1, uuid="a"))
+    put(tmp_path / "landing", object_name(second), event(HOUR_US, uuid="a"))
+    driver.run_all(organization, [[first, second]], stores)
+    put(tmp_path / "landing", object_name(first, 1, ".json.gz"))
+    found = list(audit(organization, organization.projects[0], [first, second], stores))
+    assert [(one.hour, one.state) for one in found if one.delivery == "all"] == [(first, "failed"), (second, "ok")]
+
+
+def test_the_audit_goes_on_after_an_hour_whose_merged_ids_are_damaged(tmp_path: Path) -> None:
+    first, second = FIRST_HOUR, FIRST_HOUR + 1
+    organization = builders.organization(tmp_path, tmp_path / "landing")
+    stores = driver.InMemory(organization)
+    put(tmp_path / "landing", object_name(first), event(1, uuid="a"))
+    put(tmp_path / "landing", object_name(second), event(HOUR_US, uuid="b"))
+    driver.run_all(organization, [[first, second]], stores)
+    put(tmp_path / "landing", merged_name(first, ".json.gz"))
+    found = list(audit(organization, organization.projects[0], [first, second], stores))
+    assert [(one.hour, one.state) for one in found if one.delivery == "all"] == [(first, "failed"), (second, "ok")]

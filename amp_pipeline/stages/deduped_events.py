@@ -67,7 +67,9 @@ class DedupedEvents:
             FrozenHourError: The parts would change, but the hour's landing is gone.
         """
         before = self.workspace.deduped(hour)
-        around = self._settled_window(hour)
+        # Landed before the window, which its objects may have strays to, and after it, for strays from there.
+        self.raw.land(hour)
+        around = self._settled_window(hour, before)
         raw = self.raw.land(hour)
         events = self._events(hour, raw)
         earlier = (
@@ -103,7 +105,10 @@ class DedupedEvents:
             return 0
         dropped = [entry["row"] for entry in self.workspace.report("repeats", hour)]
         kept = events.filter(~pl.col("row").is_in(dropped))
-        earlier = (self._keys(Hour.parse(key), digest) for key, digest in self._window(hour).digests.items())
+        earlier = (
+            self._keys(Hour.parse(key), digest)
+            for key, digest in self._window(hour, self.workspace.deduped(hour)).digests.items()
+        )
         return dedupe.seen_twice(kept, _gathered(earlier), self._window_us)
 
     def open_parts(self, record: DedupedRecord) -> Iterator[list[bytes]]:
@@ -123,7 +128,7 @@ class DedupedEvents:
             return str(error)
         if self._landed_as(raw) != record.landed_as:
             return "what landed in it changed, or its settings did"
-        around = self._window(hour)
+        around = self._window(hour, record)
         differing = {
             key
             for key in record.window.keys() | around.digests.keys()
@@ -147,26 +152,27 @@ class DedupedEvents:
         inputs = [(item.object, item.sha256, item.lines) for item in raw.inputs]
         return fingerprint(inputs, raw.rows, raw.quarantined, self._window_us, self.project.parts.model_dump())
 
-    def _settled_window(self, hour: Hour) -> _Window:
+    def _settled_window(self, hour: Hour, before: DedupedRecord | None) -> _Window:
         """Return the window, its hours landed: each of them may hold strays of the others and of ``hour``."""
-        around = self._window(hour)
-        while (again := self._window(hour)) != around:
+        around = self._window(hour, before)
+        while (again := self._window(hour, before)) != around:
             around = again
         return around
 
-    def _window(self, hour: Hour) -> _Window:
+    def _window(self, hour: Hour, before: DedupedRecord | None) -> _Window:
         first, last = window(hour, self.project.dedupe.window)
         found = _Window()
         for earlier in between(max(first, self.project.first_hour), last):
-            if not self.raw.has_landed(earlier):
-                continue
+            # What was used before still counts where an hour's landing and record are both gone.
+            keys = before.window.get(earlier.key, "") if before else ""
             try:
-                keys = self.raw.land(earlier).keys
+                if self.raw.has_landed(earlier):
+                    keys = self.raw.land(earlier).keys
             except AmpError:
-                # What is on record of it still counts; the hour is stale once the rest can be read.
+                # And so does what is on record of an hour that can't be read; ours is stale once it can.
                 found.missing.append(earlier.key)
                 record = self.raw.recorded(earlier)
-                keys = record.keys if record else ""
+                keys = record.keys if record else keys
             if keys:
                 found.digests[earlier.key] = keys
         return found

@@ -117,10 +117,13 @@ class MergedIds:
                 # What is on record of it still counts; the hour is stale once the rest can be read.
                 missing.append(one.project.id)
                 record = one.recorded(hour)
+            project = str(one.project.id)
             if record is not None:
-                made[str(one.project.id)] = record.made_merges
-        seen = [(store.uri(info.name), info.size, info.version) for store, info in objects]
-        if before is not None and _vanished(before, [uri for uri, _, _ in seen]):
+                made[project] = record.made_merges
+            elif before is not None and project in before.made:
+                made[project] = before.made[project]
+        seen = [(info.name, info.size, info.version) for _, info in objects]
+        if before is not None and _vanished(before, [name for name, _, _ in seen]):
             seen = [(item.object, item.size, item.version) for item in before.inputs]
         if (
             before is not None
@@ -173,7 +176,8 @@ class MergedIds:
         return any(listing.objects(hour) for _, listing in self._listings.values())
 
     def _has_any(self, hour: Hour) -> bool:
-        return self.has_objects(hour) or any(one.project.holds(hour) and one.has_landed(hour) for one in self._raw)
+        landed = any(one.project.holds(hour) and one.has_landed(hour) for one in self._raw)
+        return landed or self.has_objects(hour) or self.workspace.has_record("pairs", hour)
 
     def _read(
         self, hour: Hour, objects: list[tuple[ObjectStore, ObjectInfo]], made: dict[str, str], missing: list[int]
@@ -220,7 +224,8 @@ def _vanished(before: PairsRecord, have: list[str]) -> bool:
     Raises:
         LandingError: Some are gone and some are there.
     """
-    gone = [item.object for item in before.inputs if item.object not in have]
+    # Two landings may have objects of one name.
+    gone = list((Counter(item.object for item in before.inputs) - Counter(have)).elements())
     if gone and have:
         raise LandingError(f"{gone[0]} has vanished from the landing of hour {before.hour}; put it back")
     return bool(gone)
@@ -247,4 +252,4 @@ def _read_object(
                 merges.append(found)
     if reader.damage is not None:
         raise LandingError(f"{reader.damage}; put a whole copy in its place")
-    return Input(object=store.uri(info.name), size=info.size, version=info.version, sha256=reader.sha256, lines=number)
+    return Input(object=info.name, size=info.size, version=info.version, sha256=reader.sha256, lines=number)

@@ -72,11 +72,6 @@ class RawEvents:
             return self._current[hour]
         record = self.workspace.raw(hour)
         inputs = self._inputs(hour)
-        if record is None and not self._listing.objects(hour) and self.workspace.had_lines(hour):
-            raise FrozenHourError(
-                f"hour {hour} was landed before, but its record is gone or of another version, and so are its landing "
-                "objects; put them back and run the hour again"
-            )
         if record is not None:
             frozen = self._vanished(hour, record, inputs)
             if frozen or (
@@ -169,6 +164,12 @@ class RawEvents:
         scan = _Scan(self.project, hour)
         read = [self._scan_object(scan, *item) for item in inputs]
         keys, rows = scan.index()
+        landed = scan.events + len(scan.quarantine)
+        if before is None and not self._listing.objects(hour) and landed < self.workspace.landed_before(hour):
+            raise FrozenHourError(
+                f"more lines landed in hour {hour} before, but its record is gone or of another version, and its "
+                "landing objects are gone; put them back and run the hour again"
+            )
         self._route_strays(hour, scan.strays)
         self.workspace.put_report("quarantine", hour, scan.quarantine)
         keys_digest = self.workspace.put_data("keys", hour, index.encode_keys(keys), ".keys") if len(keys) else ""
@@ -180,7 +181,7 @@ class RawEvents:
             hour=hour.key,
             bounds=self._bounds,
             inputs=read,
-            landed=scan.events + len(scan.quarantine),
+            landed=landed,
             events=scan.events,
             quarantined=len(scan.quarantine),
             strays_in=scan.strays_in,

@@ -61,6 +61,12 @@ class _Form(msgspec.Struct):
     format: int
 
 
+class _Landed(msgspec.Struct):
+    """What the records of an hour's events have in all versions."""
+
+    landed: int
+
+
 class HourStore:
     """What all parts of the workspace share: records and data objects of hours below one folder."""
 
@@ -88,6 +94,10 @@ class HourStore:
             raise WorkspaceError(
                 f"{self.store.uri(name)} is damaged ({error}); delete it and run the hour again"
             ) from None
+
+    def has_record(self, kind: str, hour: Hour) -> bool:
+        """Tell whether there is a record, of whatever version."""
+        return self.store.head(self.path(kind, hour, ".json")) is not None
 
     def save(self, kind: str, hour: Hour, record: msgspec.Struct) -> None:
         """Write a record."""
@@ -182,16 +192,16 @@ class ProjectStore(HourStore):
         """Return what is left of ``hour`` without repeats, as last recorded."""
         return self.load("deduped", hour, DedupedRecord)
 
-    def had_lines(self, hour: Hour) -> bool:
-        """Tell whether some record of ``hour``, of any version, says that lines landed in it."""
+    def landed_before(self, hour: Hour) -> int:
+        """Return how many lines landed in ``hour`` by any record of it, of any version; 0 where there is none."""
+        most = 0
         for kind in ("raw", "deduped"):
             try:
-                found = msgspec.json.decode(self.store.get(self.path(kind, hour, ".json")))
+                found = msgspec.json.decode(self.store.get(self.path(kind, hour, ".json")), type=_Landed)
             except (ObjectNotFoundError, msgspec.MsgspecError):
                 continue
-            if isinstance(found, dict) and found.get("landed"):
-                return True
-        return False
+            most = max(most, found.landed)
+        return most
 
     def keys(self, hour: Hour, digest: str) -> pl.DataFrame:
         """Return a key index; one without digest is empty."""

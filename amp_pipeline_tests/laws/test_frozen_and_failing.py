@@ -276,6 +276,36 @@ def test_a_lost_raw_record_is_made_anew_where_the_landing_is_there(
     assert repeating.stale(A, B) == []
 
 
+@pytest.mark.parametrize("lose", LOST)
+def test_hours_after_one_without_raw_record_and_without_landing_do_not_deliver_its_repeats(
+    tmp_path: Path, lose: Callable[[House, Hour], None]
+) -> None:
+    house = House(tmp_path)
+    made: dict[str, Any] = {"amplitude_id": 5, "data": {"merged_amplitude_id": 6}}
+    house.put(A0, event(1, uuid="a", **made))
+    house.put(B0, event(IN_B, uuid="a"), event(IN_B + 1, uuid="b", **made))
+    house.deliver(A, B)
+    before = house.buckets()
+    house.remove(A0)
+    lose(house, A)
+    house.run(A, B)
+    assert differing(house.buckets(), before) == []
+
+
+@pytest.mark.parametrize("lose", LOST)
+def test_an_hour_of_strays_alone_without_raw_record_is_made_anew_where_their_object_is_there(
+    tmp_path: Path, lose: Callable[[House, Hour], None]
+) -> None:
+    house = House(tmp_path)
+    house.put(A0, event(1, uuid="a"), event(IN_B, uuid="s"))
+    house.deliver(A, B)
+    before = house.buckets()
+    lose(house, B)
+    assert house.run(A, B) == {}
+    assert house.buckets() == before
+    assert house.stale(A, B) == []
+
+
 # A landing that does not exist
 
 
@@ -346,6 +376,27 @@ def test_a_stray_that_landing_the_window_brings_in_is_deduplicated_at_once(tmp_p
     assert [line for lines in this.deduped.open_parts(record) for line in lines] == [stray, own]
     assert this.deduped.identities_seen_twice(B) == 0
     assert list(house.project().stale_events([B])) == []
+
+
+def test_a_stray_that_its_own_landing_sends_back_into_the_window_counts_at_once(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.put(B0, event(1, uuid="s"), event(IN_B, uuid="s"), event(IN_B + 1, uuid="b"))
+    this = house.project()
+    assert this.deduped.dedupe(B).repeats == 1
+    assert this.deduped.identities_seen_twice(B) == 0
+    assert list(house.project().stale_events([B])) == []
+
+
+def test_a_stray_that_a_later_hour_of_the_window_sends_back_into_it_counts_at_once(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.put(A0, event(1, uuid="a"))
+    house.put(B0, event(2, uuid="s"))
+    house.put(C0, event(IN_C, uuid="s"), event(IN_C + 1, uuid="c"))
+    house.project().raw.land(A)
+    this = house.project()
+    assert this.deduped.dedupe(C).repeats == 1
+    assert this.deduped.identities_seen_twice(C) == 0
+    assert list(house.project().stale_events([C])) == []
 
 
 # A commit that is killed

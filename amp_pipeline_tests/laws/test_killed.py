@@ -17,7 +17,7 @@ from amp_pipeline.run import OrganizationRun
 from amp_pipeline.storage.urls import open_store
 from amp_pipeline.workspace.store import sha256
 from amp_pipeline_tests import builders
-from amp_pipeline_tests.builders import event, merged, put
+from amp_pipeline_tests.builders import event, merged, put, put_bytes
 from amp_pipeline_tests.laws.driver import buckets, differing, run
 from amp_pipeline_tests.laws.killed_child import EVERYTHING, HOURS, WRITES
 from amp_pipeline_tests.laws.truth import manifest_name, marker_name
@@ -87,8 +87,9 @@ def no_purchase(base: Path) -> None:
 
 
 def take_away_second_part(base: Path) -> None:
-    for name in (SECOND, MERGES):
-        (base / "landing" / name).unlink(missing_ok=True)
+    (base / "landing" / SECOND).unlink(missing_ok=True)
+    # Not unlinked: merged ids whose whole landing is gone stand as they are on record.
+    put_bytes(base / "landing", MERGES, b"")
     workspace = OrganizationRun(builders.organization(base, base / "landing"), open_store).projects["shop7"].workspace
     workspace.store.put(workspace.acceptance(SECOND, ""), b"{}")
 
