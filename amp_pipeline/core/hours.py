@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -85,11 +85,6 @@ class Hour:
 def between(first: Hour, last: Hour) -> Iterator[Hour]:
     """Yield the hours from ``first`` to ``last``, both included."""
     return (Hour(number) for number in range(first.number, last.number + 1))
-
-
-def days(hours: Iterable[Hour]) -> list[date]:
-    """Return the days that hold ``hours``, once each, in order."""
-    return sorted({hour.date for hour in hours})
 
 
 def window(hour: Hour, length: timedelta) -> tuple[Hour, Hour]:

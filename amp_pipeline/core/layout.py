@@ -3,7 +3,7 @@
 Names follow Amplitude's S3 export (``{project}/{project}_{yyyy-MM-dd}_{H}#{n}.json.gz``, H unpadded and n from 0 in
 real
 listings; amplitude-docs ``destination-catalog/en/google-cloud-storage.md``). Where the pipeline keeps its own
-things is :mod:`amp_pipeline.workspace.paths`.
+things is :mod:`amp_pipeline.workspace.store`.
 """
 
 from __future__ import annotations

@@ -91,9 +91,7 @@ def no_cycles(asset: dg.AssetKey) -> dg.AssetCheckSpec:
     )
 
 
-def report(
-    name: str, findings: Mapping[str, str], hours: int, *, warn: bool = False, asset: dg.AssetKey | None = None
-) -> dg.AssetCheckResult:
+def report(name: str, findings: Mapping[str, str], hours: int, *, warn: bool = False) -> dg.AssetCheckResult:
     """Return the result of a check over the hours of a run.
 
     Args:
@@ -101,12 +99,10 @@ def report(
         findings: What is wrong, by hour.
         hours: How many hours were looked at.
         warn: A finding is a warning, not an error.
-        asset: Which asset, where the step has several.
     """
     records = [dg.TableRecord({"hour": hour, "what": what}) for hour, what in list(findings.items())[:_SHOWN]]
     return dg.AssetCheckResult(
         check_name=name,
-        asset_key=asset,
         passed=not findings,
         severity=dg.AssetCheckSeverity.WARN if warn else dg.AssetCheckSeverity.ERROR,
         metadata={

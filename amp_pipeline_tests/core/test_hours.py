@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amp_pipeline.core.hours import MICROSECONDS, Hour, between, days, window
+from amp_pipeline.core.hours import MICROSECONDS, Hour, between, window
 
 HOURS = st.datetimes().map(Hour.of)
 
@@ -47,11 +47,10 @@ def test_parts_of_an_hour_are_utc():
     assert (hour.date, hour.day, hour.of_day, str(hour)) == (date(2024, 5, 6), "2024-05-06", 5, "2024-05-06-05:00")
 
 
-def test_between_holds_both_ends_and_days_come_once():
+def test_between_holds_both_ends():
     first = Hour.parse("2024-05-06-22:00")
     hours = list(between(first, first + 4))
     assert [hour.key[-8:] for hour in hours] == ["06-22:00", "06-23:00", "07-00:00", "07-01:00", "07-02:00"]
-    assert days(reversed(hours)) == [date(2024, 5, 6), date(2024, 5, 7)]
     assert list(between(first, first + -1)) == []
 
 
