@@ -74,7 +74,8 @@ class Delivering:
     def _to_do(self, project: Project, hours: Sequence[Hour], failed: Container[Hour]) -> list[Stale]:
         """Return the hours to run again: of ``hours`` all that are not done, of others those that late data touched."""
         stale = [found for found in self.stale(project) if found.hour not in failed]
-        return [found for found in stale if found.hour in hours or found.was_done]
+        wanted = set(hours)
+        return [found for found in stale if found.hour in wanted or found.was_done]
 
     def stale(self, project: Project) -> list[Stale]:
         """Return the hours of ``project`` on record that have to run again, and those that a run left undone."""
