@@ -22,8 +22,6 @@ from amp_pipeline_tests.laws.driver import run
 
 HOURS: list[Hour] = [builders.FIRST_HOUR]
 
-WRITES = ["put", "delete"]
-"""What is on disk changes with these only, so killing before each of them is killing in every state between calls."""
 
 EVERYTHING = ["find", "head", "chunks", "get", "put", "delete", "fsync"]
 """All methods of a store, and in a put the instants before and after an object gets its name."""

@@ -19,7 +19,7 @@ from amp_pipeline.workspace.store import sha256
 from amp_pipeline_tests import builders
 from amp_pipeline_tests.builders import event, merged, put, put_bytes
 from amp_pipeline_tests.laws.driver import buckets, differing, run
-from amp_pipeline_tests.laws.killed_child import EVERYTHING, HOURS, WRITES
+from amp_pipeline_tests.laws.killed_child import EVERYTHING, HOURS
 from amp_pipeline_tests.laws.truth import manifest_name, marker_name
 
 HOUR = HOURS[0]
@@ -129,13 +129,9 @@ CHANGES: dict[str, tuple[Callable[[Path], None], Callable[[Path], None]]] = {
 }
 
 
-COUNTED = [pytest.param(WRITES, id="each write"), pytest.param(EVERYTHING, id="each call", marks=pytest.mark.soak)]
-
-
-@pytest.mark.parametrize("counted", COUNTED)
 @pytest.mark.parametrize("what", CHANGES)
 def test_killed_before_any_call_the_next_run_finishes_what_readers_never_saw_half_done(
-    tmp_path: Path, killer: Killer, what: str, counted: list[str]
+    tmp_path: Path, killer: Killer, what: str
 ) -> None:
     before, after = CHANGES[what]
     start = tmp_path / "start"
@@ -150,7 +146,7 @@ def test_killed_before_any_call_the_next_run_finishes_what_readers_never_saw_hal
     for call in count(1):
         base = copied(start, tmp_path / "killed")
         after(base)
-        killed = killer.was_killed(base, call, counted)
+        killed = killer.was_killed(base, call, EVERYTHING)
         assert_readers_are_not_lied_to(builders.organization(base, base / "landing"))
         organization = delivered(base)
         assert differing(buckets(organization, open_store), expected) == [], f"killed before call {call}"
@@ -160,10 +156,7 @@ def test_killed_before_any_call_the_next_run_finishes_what_readers_never_saw_hal
     assert call > 25
 
 
-@pytest.mark.parametrize("counted", COUNTED)
-def test_what_a_killed_run_left_and_nobody_wants_any_more_is_cleared_away(
-    tmp_path: Path, killer: Killer, counted: list[str]
-) -> None:
+def test_what_a_killed_run_left_and_nobody_wants_any_more_is_cleared_away(tmp_path: Path, killer: Killer) -> None:
     """The hour is killed on its way to two parts; then its landing goes back to one."""
     start = tmp_path / "start"
     one_part(start)
@@ -172,7 +165,7 @@ def test_what_a_killed_run_left_and_nobody_wants_any_more_is_cleared_away(
     for call in count(1):
         base = copied(start, tmp_path / "killed")
         two_parts(base)
-        killed = killer.was_killed(base, call, counted)
+        killed = killer.was_killed(base, call, EVERYTHING)
         take_away_second_part(base)
         one_part(base)
         organization = delivered(base)
