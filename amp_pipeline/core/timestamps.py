@@ -7,7 +7,7 @@ Documents say ISO-8601 (``2015-08-10T12:00:00.000000``), real exports have a spa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
@@ -43,5 +43,6 @@ def write(us: int) -> str:
         >>> write(1_500_000)
         '1970-01-01 00:00:01.500000'
     """
-    at = datetime(1970, 1, 1) + timedelta(microseconds=us)  # noqa: DTZ001 - written without zone, as exports are
-    return at.isoformat(" ", "microseconds")
+    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)
+    # Exports write no zone.
+    return at.replace(tzinfo=None).isoformat(" ", "microseconds")

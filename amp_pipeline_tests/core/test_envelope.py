@@ -185,8 +185,10 @@ def test_large_number_is_read_without_loss():
 
 
 def test_bad_field_does_not_hide_that_the_line_is_no_json():
-    assert read_line(b'{"device_id":5,').reason == "not_json"  # type: ignore[union-attr]
-    assert read_line(b'{"device_id":5}{}').reason == "trailing_data"  # type: ignore[union-attr]
+    for line, reason in ((b'{"device_id":5,', "not_json"), (b'{"device_id":5}{}', "trailing_data")):
+        found = read_line(line)
+        assert isinstance(found, Bad)
+        assert found.reason == reason
 
 
 def test_blank_line_is_nothing():

@@ -78,9 +78,9 @@ def test_client_event_time_counts_to_the_microsecond():
 
 def test_strings_compare_as_decoded():
     lines = [b'{"device_id":"\\u0061\\/","$insert_id":"i"}', b'{"$insert_id":"\\u0069","device_id":"a/"}']
-    events = [read_line(line) for line in lines]
-    assert all(isinstance(event, Envelope) for event in events)
-    assert identity(events[0], None) == identity(events[1], None)  # type: ignore[arg-type]
+    events = [event for event in map(read_line, lines) if isinstance(event, Envelope)]
+    assert len(events) == 2
+    assert identity(events[0], None) == identity(events[1], None)
 
 
 def test_digests_are_stable_for_ever():

@@ -15,8 +15,13 @@ Event = tuple[int, int | None, bytes | None, int]
 
 
 def built(events: list[Event]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    columns = [list(column) for column in zip(*events, strict=True)] or [[], [], [], []]
-    return index.build(range(0, 2 * len(events), 2), *columns)  # type: ignore[arg-type]
+    return index.build(
+        range(0, 2 * len(events), 2),
+        [time for time, _, _, _ in events],
+        [event_time for _, event_time, _, _ in events],
+        [digest for _, _, digest, _ in events],
+        [content for _, _, _, content in events],
+    )
 
 
 @settings(deadline=None)

@@ -9,8 +9,8 @@ from amp_pipeline.core.timestamps import parse, write
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def us(*parts: int) -> int:
-    return (datetime(*parts, tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)  # type: ignore[arg-type]
+def us(year: int, month: int, day: int, *rest: int) -> int:
+    return (datetime(year, month, day, *rest, tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
 
 
 @pytest.mark.parametrize(

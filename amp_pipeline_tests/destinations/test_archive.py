@@ -8,10 +8,9 @@ import pytest
 from amp_pipeline.core.errors import DeliveryError
 from amp_pipeline.core.manifest import Manifest, broken_sum, decode
 from amp_pipeline.destinations.archive import By
-from amp_pipeline.storage.memory import MemoryStore
 from amp_pipeline.workspace.records import LogEntry
 from amp_pipeline_tests.builders import HOUR_US, PURCHASES, event, merged, merged_name, object_name
-from amp_pipeline_tests.stages.trial import BUCKET, ONE, ZERO, Trial, delivery
+from amp_pipeline_tests.stages.trial import BUCKET, ONE, ZERO, NotingStore, Trial, delivery
 
 MANIFEST = "_amp_pipeline/7/backup/2024-05-06/00.json"
 MARKER = "7/7_2024-05-06_0_complete"
@@ -324,7 +323,7 @@ def test_workspace_part_that_is_not_what_was_written_is_refused_before_the_marke
     assert MARKER not in trial.bucket.names()
 
 
-class LyingStore(MemoryStore):
+class LyingStore(NotingStore):
     """Reads back other bytes than were written."""
 
     def chunks(self, name: str) -> Iterator[bytes]:
@@ -334,7 +333,7 @@ class LyingStore(MemoryStore):
 def test_store_that_reads_back_other_bytes_gets_no_manifest_and_no_marker():
     trial = landed()
     lying = LyingStore(BUCKET)
-    trial.stores[BUCKET] = lying  # type: ignore[assignment]
+    trial.stores[BUCKET] = lying
     with pytest.raises(DeliveryError, match="other bytes are read back"):
         trial.deliver(ZERO)
     assert [info.name for info in lying.find("")] == [PART, OWNER]

@@ -68,7 +68,7 @@ def run(organization: Organization, hours: Sequence[Hour], open_store: OpenStore
     for slug, one in this.projects.items():
         for delivery in one.project.deliveries:
             archive = one.archive(delivery)
-            attempts.of(slug, held[slug], lambda hour: one.deliver(archive, delivery, hour, by))  # noqa: B023
+            attempts.of(slug, held[slug], lambda hour: one.deliver(archive, delivery, hour, by))  # noqa: B023 - called before the loop goes on
     return attempts.failures
 
 

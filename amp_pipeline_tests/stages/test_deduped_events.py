@@ -194,7 +194,9 @@ def test_hour_whose_landing_is_gone_refuses_late_data_that_would_change_it():
     trial.land(object_name(ZERO, 2), click(6))
     with pytest.raises(FrozenHourError, match="landing objects are gone"):
         trial.deduped(ONE)
-    assert trial.project().workspace.deduped(ONE).rows == 2  # type: ignore[union-attr]
+    record = trial.project().workspace.deduped(ONE)
+    assert record is not None
+    assert record.rows == 2
 
 
 def test_damaged_landing_fails_the_hour():
