@@ -44,8 +44,9 @@ class ProjectRun:
         self._of = of
         self.project = project
         self.workspace = ProjectStore(of.workspace, of.organization.id, project.id)
-        self.raw = RawEvents(project, of.open_store(project.source.url), self.workspace)
-        self.deduped = DedupedEvents(self.raw)
+        most_keys = of.organization.most_keys
+        self.raw = RawEvents(project, of.open_store(project.source.url), self.workspace, most_keys)
+        self.deduped = DedupedEvents(self.raw, most_keys)
 
     def archive(self, delivery: Delivery) -> Archive:
         """Return a delivery of the project."""

@@ -33,6 +33,15 @@ STRING_FIELDS = (
 )
 TIME_FIELDS = ("server_upload_time", "client_event_time", "event_time")
 NO_CONTENT = ("server_upload_time", "server_received_time", "processed_time", "uuid", "event_id")
+DECODED_CONTENT = (
+    "device_id",
+    "$insert_id",
+    "event_type",
+    "client_event_time",
+    "event_time",
+    "app",
+    "amplitude_id",
+)
 TIME = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})[ T]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,6}))?Z?",
 )
@@ -442,10 +451,10 @@ def end_of_value(text: str, position: int) -> int:
             return position
 
 
-def content_of(line: bytes) -> dict[str, bytes]:
-    """The top-level keys with the bytes of their values. The line is known to be one JSON object."""
+def members_of(line: bytes) -> dict[str, str]:
+    """The top-level keys with the text of their values. The line is known to be one JSON object."""
     text = line.decode("utf-8")
-    content: dict[str, bytes] = {}
+    members: dict[str, str] = {}
     position = skip_white_space(text, 0) + 1
     while True:
         position = skip_white_space(text, position)
@@ -459,9 +468,23 @@ def content_of(line: bytes) -> dict[str, bytes]:
         colon = skip_white_space(text, end)
         start = skip_white_space(text, colon + 1)
         position = end_of_value(text, start)
-        content[key] = text[start:position].encode("utf-8")
-    for key in NO_CONTENT:
-        content.pop(key, None)
+        members[key] = text[start:position]
+    return members
+
+
+def content_of(line: bytes) -> dict[str, Any]:
+    """What is content, by its top-level key: some values decoded, the others as the bytes that stand there."""
+    content: dict[str, Any] = {}
+    for key, value in members_of(line).items():
+        if key in NO_CONTENT:
+            continue
+        if key not in DECODED_CONTENT:
+            content[key] = value.encode("utf-8")
+            continue
+        # To Python 5 and 5.0 are equal.
+        decoded = DECODER.decode(value)
+        if decoded is not None:
+            content[key] = decoded
     return content
 
 

@@ -402,7 +402,7 @@ def test_strings_are_compared_as_decoded(tmp_path: Path) -> None:
         (start + '"\\u00e9\\ud83d\\ude00","$insert_id":"x","$insert_\\u0069d":"\\u0069"}').encode(),
     )
     assert repeats(truth) == [False, True]
-    assert truth.events[1].conflict
+    assert not truth.events[1].conflict
 
 
 def test_content() -> None:
@@ -417,6 +417,10 @@ def test_content() -> None:
         "n": b"-1.5e3",
     }
     assert content_of(b" { } ") == {}
+    line = (
+        b'{"app":5.0,"device_id":"\\u0061","event_type":null,"data":{"a" :1},"event_time":"","event_time":"y","b":null}'
+    )
+    assert content_of(line) == {"app": 5, "device_id": "a", "data": b'{"a" :1}', "event_time": "y", "b": b"null"}
 
 
 @pytest.mark.parametrize(
@@ -430,7 +434,17 @@ def test_content() -> None:
         ('"city":1', '"city":2,"c\\u0069ty":1', False),
         ('"city":1', '"city":1,"b":null', True),
         ('"uuid":"a","event_id":1,"processed_time":1', '"uuid":"b","event_id":2,"server_received_time":1', False),
-        ('"client_event_time":null', '"event_time":null', True),
+        ('"client_event_time":null', '"event_time":null', False),
+        ('"event_type":"a"', '"event_type":"\\u0061"', False),
+        ('"event_type":"a"', '"event_type":"A"', True),
+        ('"event_type":""', '"event_type":null', True),
+        ('"amplitude_id":5', '"amplitude_id":5.0', False),
+        ('"amplitude_id":5', '"amplitude_id":6', True),
+        ('"amplitude_id":9007199254740993', '"amplitude_id":9007199254740992.0', True),
+        ('"event_time":"2024-05-06 10:00:00"', '"event_time":"2024-05-06T10:00:00"', True),
+        ('"data":{"a":1}', '"data":{"a": 1}', True),
+        ('"data":null', '"event_type":null', True),
+        ('"event_type":"a","event_type":"b"', '"event_type":"b"', False),
     ],
 )
 def test_conflict(tmp_path: Path, one: str, other: str, conflict: bool) -> None:

@@ -1,36 +1,49 @@
 """Packed bytes: reading gzip, zstd and plain objects, writing gzip parts that are the same bytes every time.
 
-ISA-L (package ``isal``) unpacks and packs; its level 2 costs about a tenth of zlib's level 6 for files some 15 %
-larger (design, "Decided from evidence"). A part has no time and no name in its gzip header, so the same lines give
+ISA-L (package ``isal``) unpacks and packs; its level 3 costs a fifth of zlib's level 6 for files 18 % larger
+(benchmarks/RESULTS.md). A part has no time and no name in its gzip header, so the same lines give
 the same bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from tempfile import SpooledTemporaryFile
+from types import TracebackType
+from typing import IO, Any, Literal, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import zstandard
 from isal import isal_zlib
+from zlib_ng import zlib_ng
 
 from amp_pipeline.core.errors import DamagedObjectError
+from amp_pipeline.core.lines import Block
+from amp_pipeline.core.overlap import Behind
 
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 2 << 20
 """Most unpacked bytes handed on at a time; small blocks stay in the processor's cache."""
 
-LEVEL = 2
-"""ISA-L's compression level."""
+Compression = Literal["fast", "balanced", "small"]
+"""ISA-L's level 2 or 3, or zlib-ng's level 6: what each costs and saves is in benchmarks/RESULTS.md."""
+
+_PIECE_BYTES = 1 << 20
+_IN_MEMORY_BYTES = 64 << 20
+_NO_BOUND = 1 << 62
 
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _GZIP_WINDOW = 31
 _HEADER_BYTES = 1 << 17
 
-# isal's stubs give its arguments no types and call its error an instance.
+# The stubs of both give arguments no types, and isal's call its error an instance.
 _ISAL: Any = isal_zlib
+_ZLIB_NG: Any = zlib_ng
 _IsalError: type[Exception] = _ISAL.error
 
 
@@ -48,7 +61,7 @@ class _Inflater(Protocol):
 
 
 class _Deflater(Protocol):
-    def compress(self, data: bytes, /) -> bytes: ...
+    def compress(self, data: bytes | memoryview, /) -> bytes: ...
 
     def flush(self) -> bytes: ...
 
@@ -57,8 +70,10 @@ def _inflater() -> _Inflater:
     return _ISAL.decompressobj(_GZIP_WINDOW)
 
 
-def _deflater(level: int) -> _Deflater:
-    return _ISAL.compressobj(level, isal_zlib.DEFLATED, _GZIP_WINDOW)
+def _deflater(compression: Compression) -> _Deflater:
+    if compression == "small":
+        return _ZLIB_NG.compressobj(6, zlib_ng.DEFLATED, _GZIP_WINDOW)
+    return _ISAL.compressobj(2 if compression == "fast" else 3, isal_zlib.DEFLATED, _GZIP_WINDOW)
 
 
 def unpack(chunks: Iterable[bytes], name: str, *, to_the_damage: bool = False) -> Iterator[bytes]:
@@ -199,18 +214,30 @@ def _unzstd(chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
         raise DamagedObjectError(f"{name} is truncated: its zstd frame has no end")
 
 
-@dataclass(frozen=True, slots=True)
 class Part:
-    """A packed file of lines, and what is in it."""
+    """A packed file of lines, and what is in it: in memory, or on local disk where it is large."""
 
-    data: bytes
-    rows: int
-    unpacked_bytes: int
+    def __init__(self, file: IO[bytes], rows: int, unpacked_bytes: int, size: int, sha256: str) -> None:
+        """Take over ``file``, which goes away with the part."""
+        self._file = file
+        weakref.finalize(self, file.close)
+        self.rows = rows
+        self.unpacked_bytes = unpacked_bytes
+        self.bytes = size
+        """Packed."""
+        self.sha256 = sha256
+        """Digest of the packed bytes, hexadecimal."""
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the packed bytes in pieces."""
+        self._file.seek(0)
+        while chunk := self._file.read(_PIECE_BYTES):
+            yield chunk
 
     @property
-    def sha256(self) -> str:
-        """Digest of the packed bytes, hexadecimal."""
-        return hashlib.sha256(self.data).hexdigest()
+    def data(self) -> bytes:
+        """The packed bytes."""
+        return b"".join(self.chunks())
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,25 +248,6 @@ class PartSize:
     unpacked_bytes: int | None = None
 
 
-def pack(lines: Iterable[bytes], size: PartSize, level: int = LEVEL) -> Iterator[Part]:
-    r"""Yield ``lines``, each with a line end, as gzip parts in the same order; no part for no line.
-
-    Example:
-        >>> [part.rows for part in pack([b"{}", b"{}", b"{}"], PartSize(events=2))]
-        [2, 1]
-    """
-    most_rows = size.events or float("inf")
-    most_bytes = size.unpacked_bytes or float("inf")
-    packer = _Packer(level)
-    for line in lines:
-        if packer.rows and (packer.rows >= most_rows or packer.unpacked_bytes + len(line) + 1 > most_bytes):
-            yield packer.finish()
-            packer = _Packer(level)
-        packer.add(line)
-    if packer.rows:
-        yield packer.finish()
-
-
 def pack_one(lines: Iterable[bytes]) -> Part | None:
     """Return ``lines`` as one gzip part, or None where there are none."""
     part = pack_whole(lines)
@@ -248,41 +256,160 @@ def pack_one(lines: Iterable[bytes]) -> Part | None:
 
 def pack_whole(lines: Iterable[bytes]) -> Part:
     """Return ``lines`` as one gzip part, also where there are none."""
-    packer = _Packer(LEVEL)
+    packer = LinePacker()
     for line in lines:
         packer.add(line)
     return packer.finish()
 
 
-class _Packer:
-    """One part in the making; lines are handed to the compressor in batches."""
+class LinePacker:
+    """One part in the making, line by line."""
 
-    _BATCH_BYTES = 1 << 20
-
-    def __init__(self, level: int) -> None:
-        self._stream = _deflater(level)
-        self._packed: list[bytes] = []
+    def __init__(self) -> None:
+        """Begin without lines."""
+        self._stream = _Stream("fast")
         self._batch: list[bytes] = []
         self._batch_bytes = 0
         self.rows = 0
-        self.unpacked_bytes = 0
 
     def add(self, line: bytes) -> None:
-        self._batch.append(line)
+        """Add a line; its line end is added."""
+        self._batch += (line, b"\n")
         self._batch_bytes += len(line) + 1
         self.rows += 1
-        self.unpacked_bytes += len(line) + 1
-        if self._batch_bytes >= self._BATCH_BYTES:
-            self._pack_batch()
+        if self._batch_bytes >= _PIECE_BYTES:
+            self._flush()
 
     def finish(self) -> Part:
-        self._pack_batch()
-        self._packed.append(self._stream.flush())
-        return Part(b"".join(self._packed), self.rows, self.unpacked_bytes)
+        """Return the part."""
+        self._flush()
+        return self._stream.finish(self.rows)
 
-    def _pack_batch(self) -> None:
-        if self._batch:
-            self._batch.append(b"")
-            self._packed.append(self._stream.compress(b"\n".join(self._batch)))
-            self._batch.clear()
-            self._batch_bytes = 0
+    def _flush(self) -> None:
+        self._stream.write(b"".join(self._batch))
+        self._batch.clear()
+        self._batch_bytes = 0
+
+
+class PartsPacker:
+    r"""Packs lines into gzip parts, in the same order; no part for no line.
+
+    Leaving the ``with`` block finishes the last part.
+
+    Example:
+        >>> parts = []
+        >>> with PartsPacker(PartSize(events=2), parts.append) as packer:
+        ...     packer.add(Block(b"1\n2\n3\n4\n"), np.array([True, False, True, True]))
+        >>> [part.rows for part in parts]
+        [2, 1]
+    """
+
+    def __init__(
+        self,
+        size: PartSize,
+        done: Callable[[Part], object],
+        *,
+        compression: Compression = "balanced",
+        at_once: bool = True,
+    ) -> None:
+        """Begin without lines.
+
+        Args:
+            size: Where parts are cut.
+            done: Is given each part, in order.
+            compression: How small the parts are made.
+            at_once: Pack on the spot, without a thread of its own.
+        """
+        self._most_rows = size.events or _NO_BOUND
+        self._most_bytes = size.unpacked_bytes or _NO_BOUND
+        self._done = done
+        self._compression: Compression = compression
+        self._lane: Behind[None] = Behind(at_once=at_once)
+        self._stream = _Stream(self._compression)
+        self._rows = 0
+        self._bytes = 0
+
+    def __enter__(self) -> PartsPacker:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Finish the last part, or drop it where the block failed."""
+        with self._lane:
+            if error is not None:
+                raise error
+            self._finish()
+
+    def add(self, block: Block, keep: npt.NDArray[np.bool_] | None = None) -> None:
+        """Add the lines of ``block`` for which ``keep``, shape (lines,), is true; all where it is None."""
+        starts, ends = block.starts, block.ends
+        kept = np.arange(len(ends)) if keep is None else np.flatnonzero(keep)
+        behind = np.cumsum(ends[kept] - starts[kept] + 1)
+        text = memoryview(block.text)
+        done = 0
+        while done < len(kept):
+            before = int(behind[done - 1]) if done else 0
+            fits = int(np.searchsorted(behind, before + self._most_bytes - self._bytes, "right"))
+            until = min(len(kept), done + self._most_rows - self._rows, max(fits, done))
+            if until == done and not self._rows:
+                until += 1
+            if until == done:
+                self._finish()
+                continue
+            lines = kept[done:until]
+            cuts = np.flatnonzero(np.diff(lines) > 1)
+            firsts, lasts = lines[np.append(0, cuts + 1)], lines[np.append(cuts, len(lines) - 1)]
+            runs = [text[s : e + 1] for s, e in zip(starts[firsts].tolist(), ends[lasts].tolist(), strict=True)]
+            self._lane.do(self._stream.write, runs[0] if len(runs) == 1 else b"".join(runs))
+            self._rows += until - done
+            self._bytes += int(behind[until - 1]) - before
+            done = until
+
+    def _finish(self) -> None:
+        if self._rows:
+            self._lane.do(self._hand_on, self._stream, self._rows)
+            self._stream = _Stream(self._compression)
+            self._rows = self._bytes = 0
+
+    def _hand_on(self, stream: _Stream, rows: int) -> None:
+        self._done(stream.finish(rows))
+
+
+class _Stream:
+    """Bytes on their way into one gzip file.
+
+    They are handed to the compressor in pieces of one size, so that the file depends on them alone, not on how they
+    came.
+    """
+
+    def __init__(self, compression: Compression) -> None:
+        self._deflater = _deflater(compression)
+        self._file: IO[bytes] = SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115 - closed with this or the part
+        self._closing = weakref.finalize(self, self._file.close)
+        self._hash = hashlib.sha256()
+        self._rest = b""
+        self._unpacked = 0
+        self._packed = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._unpacked += len(data)
+        if self._rest:
+            data = self._rest + data
+        view = memoryview(data)
+        whole = len(view) - len(view) % _PIECE_BYTES
+        for start in range(0, whole, _PIECE_BYTES):
+            self._put(self._deflater.compress(view[start : start + _PIECE_BYTES]))
+        self._rest = bytes(view[whole:])
+
+    def finish(self, rows: int) -> Part:
+        self._put(self._deflater.compress(self._rest))
+        self._put(self._deflater.flush())
+        self._closing.detach()
+        return Part(self._file, rows, self._unpacked, self._packed, self._hash.hexdigest())
+
+    def _put(self, data: bytes) -> None:
+        self._file.write(data)
+        self._hash.update(data)
+        self._packed += len(data)

@@ -12,7 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
+
+from amp_pipeline.core.index import Keys
 
 _IDENTITY = ("high", "low")
 
@@ -22,6 +26,21 @@ REPEATS = {"row": pl.UInt64, "first_seen": pl.Int64, "conflict": pl.Boolean}
 ``first_seen`` is the time (µs) of the first event with its identity in the window; ``conflict`` tells whether that one
 says something else.
 """
+
+
+def candidates(own: Keys, earlier: Keys) -> npt.NDArray[np.bool_]:
+    """Tell for each key of an hour whether its event can be a repeat, or what one repeats: a few of many.
+
+    Args:
+        own: Keys of the hour, all that have one of their identities among them.
+        earlier: Keys of earlier hours that have the ``high`` of one of them.
+
+    Returns:
+        Shape (keys of ``own``,).
+    """
+    same = own.same_as_before()
+    same[:-1] |= same[1:]
+    return same | np.isin(own.high, earlier.high)
 
 
 def matching(keys: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:

@@ -2,6 +2,8 @@
 
 Rules: docs/rules.md, "From a line to an event".
 
+Line by line; :mod:`columns` reads blocks, and comes here for what it can't read.
+
 msgspec reads a line in one go, validates all of it, and fails on that line alone. What it refuses (lone surrogate
 escapes, ``5.0`` for an integer, numbers beyond a double) goes to Python's exact parser before it is quarantined. The
 only thing msgspec does not check is the UTF-8 of strings that it skips, so that is checked first.
@@ -12,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple, TypeGuard
 
 import msgspec
@@ -78,17 +79,6 @@ class Bad(NamedTuple):
 
 
 _decode = msgspec.json.Decoder(Envelope).decode
-
-
-def read(lines: Sequence[bytes]) -> list[Envelope | Bad | None]:
-    """Return for each line its envelope, or why it is none, or None where the line is blank."""
-    try:
-        b"\n".join(lines).decode()
-        if not any(map(_has_many_brackets, lines)):
-            return [_decode(line) for line in lines]
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        pass
-    return [read_line(line) for line in lines]
 
 
 def read_line(line: bytes) -> Envelope | Bad | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-FORMAT = 1
+FORMAT = 2
 """Raised by hand when a change of the code changes the bytes of what is written."""
 
 

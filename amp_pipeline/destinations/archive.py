@@ -7,9 +7,8 @@ then the marker. Killed at any instant, the hour is as it was before, or has no 
 
 from __future__ import annotations
 
-import tempfile
+import hashlib
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import msgspec
 
@@ -112,8 +111,7 @@ class Archive:
             if found is not None and sha256(found) == state.manifest_sha256 and self._stands(hour, state.files):
                 manifest = msgspec.json.decode(found, type=Manifest)
                 return Receipt(self.store.uri(self.names.manifest(hour)), manifest, "", state.event_types)
-        with tempfile.TemporaryDirectory(prefix="amp_pipeline-") as scratch:
-            return self._commit(hour, events, merged, by, decided, state, Path(scratch), force)
+        return self._commit(hour, events, merged, by, decided, state, force)
 
     def holds(self, hour: Hour, manifest: Manifest) -> bool:
         """Tell whether the bucket holds what ``manifest`` says of ``hour``: files, sizes, marker, manifest."""
@@ -137,10 +135,9 @@ class Archive:
         by: By,
         decided: str,
         state: DeliveryState | None,
-        scratch: Path,
         force: bool,
     ) -> Receipt:
-        plan = self._planner.plan(hour, events, merged, scratch)
+        plan = self._planner.plan(hour, events, merged)
         manifest = plan.manifest
         data = encode(manifest)
         if problem := broken_sum(manifest):
@@ -220,12 +217,12 @@ class Archive:
         for name in self.names.hour_ends(hour):
             self.store.delete(name)
         for source in sources:
-            self.store.put(source.file.name, source.read())
+            self.store.put_chunks(source.file.name, source.chunks())
         obsolete = sorted(self._there(hour).keys() - {source.file.name for source in sources})
         for name in obsolete:
             self.store.delete(name)
         for source in sources:
-            if sha256(self.store.get(source.file.name)) != source.file.sha256:
+            if self._digest(source.file.name) != source.file.sha256:
                 raise DeliveryError(
                     f"{self.store.uri(source.file.name)} was written, but other bytes are read back; "
                     f"the hour {hour} has no complete marker. "
@@ -269,7 +266,13 @@ class Archive:
         return self._there(hour) == files and marked == self._delivery.complete_markers
 
     def _matches(self, sources: list[Source]) -> bool:
-        return all(sha256(self.store.get(source.file.name)) == source.file.sha256 for source in sources)
+        return all(self._digest(source.file.name) == source.file.sha256 for source in sources)
+
+    def _digest(self, name: str) -> str:
+        digest = hashlib.sha256()
+        for chunk in self.store.chunks(name):
+            digest.update(chunk)
+        return digest.hexdigest()
 
     def _why(self, state: DeliveryState | None, decided: str, force: bool) -> str:
         if state is None:

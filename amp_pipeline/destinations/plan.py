@@ -1,27 +1,35 @@
 """What a delivery of an hour will consist of: its files, the bytes behind them, and the manifest that describes them.
 
-Files without a filter and of the project's own size are the deduplicated parts as they are; others are packed anew, to
-local disk.
+Files without a filter and of the project's own size are the deduplicated parts as they are; others are packed anew,
+large ones on local disk.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import compress, count
+
+import numpy as np
+import numpy.typing as npt
 
 from amp_pipeline.config import Delivery, Organization, Project
 from amp_pipeline.core import codec, envelope, timestamps
-from amp_pipeline.core.envelope import Envelope
+from amp_pipeline.core.columns import Reader
 from amp_pipeline.core.errors import DeliveryError
 from amp_pipeline.core.filters import Filter
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.layout import ArchiveNames
-from amp_pipeline.core.lines import split_stored
+from amp_pipeline.core.lines import Block, split_stored
 from amp_pipeline.core.manifest import COLUMN_SCHEMA, VERSION, Counts, File, Manifest, MergedCounts, Owner, Range
+from amp_pipeline.core.overlap import ahead
 from amp_pipeline.storage.objects import ObjectStore
-from amp_pipeline.workspace.records import DedupedRecord, MergedRecord, PartRecord, TimeRange
-from amp_pipeline.workspace.store import sha256
+from amp_pipeline.workspace.records import DedupedRecord, MergedRecord, PartRecord, TimeRange, widened
+
+_LARGE_BYTES = 16 << 20
+"""Unpacked; hours from here on are worth threads."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ class Source:
     """A file to be delivered, and where its bytes are."""
 
     file: File
-    read: Callable[[], bytes]
+    chunks: Callable[[], Iterator[bytes]]
 
 
 class Plan:
@@ -52,7 +60,7 @@ class Plan:
         self.event_time = event_time
         self.server_upload_time = server_upload_time
 
-    def add(self, kind: str, name: str, part: PartRecord, read: Callable[[], bytes]) -> None:
+    def add(self, kind: str, name: str, part: PartRecord, chunks: Callable[[], Iterator[bytes]]) -> None:
         """Add a file."""
         file = File(
             name=name,
@@ -62,7 +70,7 @@ class Plan:
             unpacked_bytes=part.unpacked_bytes,
             sha256=part.sha256,
         )
-        self.sources.append(Source(file, read))
+        self.sources.append(Source(file, chunks))
 
 
 class Planner:
@@ -85,21 +93,20 @@ class Planner:
         self._filter = Filter(delivery.filter) if delivery.filter is not None else None
         self._repacks = self._filter is not None or (delivery.parts is not None and delivery.parts != project.parts)
 
-    def plan(self, hour: Hour, events: DedupedRecord, merged: MergedRecord | None, scratch: Path) -> Plan:
+    def plan(self, hour: Hour, events: DedupedRecord, merged: MergedRecord | None) -> Plan:
         """Return the plan of an hour.
 
         Args:
             hour: The hour.
             events: Its deduplicated events.
             merged: Its merged ids, where the delivery has them.
-            scratch: Folder for files that are packed anew; it must outlive the plan.
         """
         plan = Plan(
             event_types=events.event_types, event_time=events.event_time, server_upload_time=events.server_upload_time
         )
         if "events" in self._delivery.what:
             if self._repacks:
-                self._repack(hour, events, scratch, plan)
+                self._repack(hour, events, plan)
             else:
                 for number, part in enumerate(events.parts):
                     plan.add("events", self.names.part(hour, number), part, self._from_workspace(hour, part))
@@ -143,38 +150,46 @@ class Planner:
             schema=COLUMN_SCHEMA,
         )
 
-    def _from_workspace(self, hour: Hour, part: PartRecord) -> Callable[[], bytes]:
-        def read() -> bytes:
-            data = self._workspace.get(part.name)
-            if sha256(data) != part.sha256:
+    def _from_workspace(self, hour: Hour, part: PartRecord) -> Callable[[], Iterator[bytes]]:
+        def chunks() -> Iterator[bytes]:
+            digest = hashlib.sha256()
+            for chunk in self._workspace.chunks(part.name):
+                digest.update(chunk)
+                yield chunk
+            if digest.hexdigest() != part.sha256:
                 raise DeliveryError(
                     f"{self._workspace.uri(part.name)} is not what was written; "
                     f"run deduped_events of hour {hour} again, forced"
                 )
-            return data
 
-        return read
+        return chunks
 
-    def _repack(self, hour: Hour, events: DedupedRecord, scratch: Path, plan: Plan) -> None:
-        """Write the lines that pass the filter as parts of the delivery's own size, to local disk until the commit."""
+    def _repack(self, hour: Hour, events: DedupedRecord, plan: Plan) -> None:
+        """Pack the lines that pass the filter as parts of the delivery's own size."""
         chosen = _Chosen(self._filter)
-        size = (self._delivery.parts or self._project.parts).size
-        for number, part in enumerate(codec.pack(chosen.lines(self._stored_lines(hour, events)), size)):
-            path = scratch / str(number)
-            path.write_bytes(part.data)
+        numbers = count()
+        at_once = sum(part.unpacked_bytes for part in events.parts) < _LARGE_BYTES
+
+        def add(part: codec.Part) -> None:
             record = PartRecord(
-                name="", rows=part.rows, bytes=len(part.data), unpacked_bytes=part.unpacked_bytes, sha256=part.sha256
+                name="", rows=part.rows, bytes=part.bytes, unpacked_bytes=part.unpacked_bytes, sha256=part.sha256
             )
-            plan.add("events", self.names.part(hour, number), record, path.read_bytes)
+            plan.add("events", self.names.part(hour, next(numbers)), record, part.chunks)
+
+        parts = self._delivery.parts or self._project.parts
+        with codec.PartsPacker(parts.size, add, compression=parts.compression, at_once=at_once) as packer:
+            blocks = self._stored(hour, events)
+            for block in blocks if at_once else ahead(blocks):
+                packer.add(block, chosen.of(block))
         plan.event_types, plan.event_time, plan.server_upload_time = (
             dict(sorted(chosen.event_types.items())),
             chosen.event_time,
             chosen.upload,
         )
 
-    def _stored_lines(self, hour: Hour, events: DedupedRecord) -> Iterator[list[bytes]]:
+    def _stored(self, hour: Hour, events: DedupedRecord) -> Iterator[Block]:
         for part in events.parts:
-            yield from split_stored(codec.unpack([self._from_workspace(hour, part)()], part.name))
+            yield from split_stored(codec.unpack(self._from_workspace(hour, part)(), part.name))
 
 
 class _Chosen:
@@ -182,32 +197,20 @@ class _Chosen:
 
     def __init__(self, condition: Filter | None) -> None:
         self._filter = condition
-        self.event_types: dict[str, int] = {}
+        self._reader = Reader(contents=False)
+        self.event_types: Counter[str] = Counter()
         self.event_time: TimeRange | None = None
         self.upload: TimeRange | None = None
 
-    def lines(self, blocks: Iterator[list[bytes]]) -> Iterator[bytes]:
-        for block in blocks:
-            lines = block
-            if self._filter is not None:
-                lines = [line for line, keep in zip(block, self._filter.keeps(block), strict=True) if keep]
-            self._note(lines)
-            yield from lines
-
-    def _note(self, lines: list[bytes]) -> None:
-        events = [event for event in envelope.read(lines) if isinstance(event, Envelope)]
-        for event in events:
-            kind = envelope.printable(event.event_type)
-            self.event_types[kind] = self.event_types.get(kind, 0) + 1
-        self.event_time = _widened(self.event_time, [event.event_time for event in events])
-        self.upload = _widened(self.upload, [event.server_upload_time for event in events])
-
-
-def _widened(known: TimeRange | None, texts: list[str | None]) -> TimeRange | None:
-    times: list[int] = timestamps.parse(texts).drop_nulls().to_list()
-    if known is not None:
-        times += [known.first, known.last]
-    return TimeRange(min(times), max(times)) if times else None
+    def of(self, block: Block) -> npt.NDArray[np.bool_]:
+        keep = np.ones(len(block), np.bool_)
+        if self._filter is not None:
+            keep[:] = self._filter.keeps(block.lines)
+        events = list(compress(self._reader.read(block).events, keep.tolist()))
+        self.event_types.update([envelope.printable(event.event_type) for event in events])
+        self.event_time = widened(self.event_time, timestamps.parse_many([event.event_time for event in events]))
+        self.upload = widened(self.upload, timestamps.parse_many([event.server_upload_time for event in events]))
+        return keep
 
 
 def _range(known: TimeRange | None) -> Range | None:

@@ -14,7 +14,8 @@ from amp_pipeline.core import codec
 from amp_pipeline.core.errors import DamagedObjectError, StoreError
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.layout import Pattern
-from amp_pipeline.core.lines import split, split_stored
+from amp_pipeline.core.lines import Block, split, split_stored
+from amp_pipeline.core.overlap import ahead
 from amp_pipeline.storage.objects import ObjectInfo, ObjectStore
 
 
@@ -69,13 +70,25 @@ def merged_ids(store: ObjectStore, source: Landing, organization: int) -> Listin
     return Listing(store, Pattern(source.merged_ids, organization=organization))
 
 
+_LARGE_BYTES = 1 << 20
+"""Packed; objects from here on are read and unpacked in a thread while their lines are looked at."""
+
+
 class ObjectReader:
     """Reads one object once: its lines block by block, and after the last its digest and whether it is damaged."""
 
-    def __init__(self, store: ObjectStore, name: str, *, to_the_damage: bool = False) -> None:
-        """Read the object ``name`` of ``store``; of a damaged one every line before the damage, if that is wanted."""
+    def __init__(self, store: ObjectStore, name: str, *, size: int = 0, to_the_damage: bool = False) -> None:
+        """Read an object.
+
+        Args:
+            store: Where it is.
+            name: Its name.
+            size: Its bytes, as far as known: those of a large one are read ahead.
+            to_the_damage: Of a damaged object, read every line before the damage.
+        """
         self._store = store
         self._name = name
+        self._ahead = size >= _LARGE_BYTES
         self._to_the_damage = to_the_damage
         self._hash = hashlib.sha256()
         self._ended = True
@@ -85,15 +98,16 @@ class ObjectReader:
         Its last line is then the rest before the damage, if :attr:`unfinished`.
         """
 
-    def blocks(self) -> Iterator[list[bytes]]:
-        """Yield the object's lines in lists, blank ones included.
+    def blocks(self) -> Iterator[Block]:
+        """Yield the object's lines, blank ones included.
 
         Raises:
             ObjectNotFoundError: The object is gone.
         """
-        return split(self._unpacked())
+        blocks = split(self._unpacked())
+        return ahead(blocks) if self._ahead else blocks
 
-    def stored_blocks(self) -> Iterator[list[bytes]]:
+    def stored_blocks(self) -> Iterator[Block]:
         """Yield the lines of an object that the pipeline wrote itself."""
         return split_stored(self._unpacked())
 

@@ -6,30 +6,34 @@ deliveries read them, never the source.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import compress
-from typing import Any
+from functools import lru_cache
+from itertools import count
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from amp_pipeline.core import codec, dedupe, envelope, identity, index
-from amp_pipeline.core.envelope import Envelope
-from amp_pipeline.core.errors import AmpError, FrozenHourError, WorkspaceError
+from amp_pipeline.core.columns import Reader
+from amp_pipeline.core.errors import AmpError, DamagedObjectError, FrozenHourError, WorkspaceError
 from amp_pipeline.core.fingerprint import FORMAT, fingerprint
 from amp_pipeline.core.hours import MICROSECONDS, Hour, between, window
-from amp_pipeline.core.lines import split_stored
+from amp_pipeline.core.index import KeyIndex, Keys, Rows
+from amp_pipeline.core.lines import Block, block_of, split_stored
+from amp_pipeline.core.overlap import Behind
 from amp_pipeline.stages.raw_events import RawEvents
 from amp_pipeline.storage.objects import ObjectStore
-from amp_pipeline.workspace.records import DedupedRecord, PartRecord, RawRecord, TimeRange
+from amp_pipeline.workspace.records import DedupedRecord, PartRecord, RawRecord, TimeRange, widened
 from amp_pipeline.workspace.store import sha256
 
-_CACHE_BYTES = 512 << 20
-"""Key indexes that a run keeps in memory while it goes from hour to hour."""
+_LARGE_BYTES = 16 << 20
+"""Unpacked; hours from here on are worth threads."""
 
 
 @dataclass
@@ -43,13 +47,14 @@ class _Window:
 class DedupedEvents:
     """The deduplicated hours of a project, as one run sees them."""
 
-    def __init__(self, raw: RawEvents) -> None:
-        """Deduplicate what ``raw`` landed."""
+    def __init__(self, raw: RawEvents, most_keys: int) -> None:
+        """Deduplicate what ``raw`` landed, with about ``most_keys`` keys of events in memory."""
+        self._most_keys = most_keys
         self.raw = raw
         self.project = raw.project
         self.workspace = raw.workspace
         self._window_us = raw.project.dedupe.window // timedelta(microseconds=1)
-        self._cache: dict[str, pl.DataFrame] = {}
+        self._indexes: dict[str, KeyIndex] = {}
 
     def uri(self, hour: Hour) -> str:
         """Return where the hour's files are, for people."""
@@ -71,11 +76,7 @@ class DedupedEvents:
         self.raw.land(hour)
         around = self._settled_window(hour, before)
         raw = self.raw.land(hour)
-        events = self._events(hour, raw)
-        earlier = (
-            (self._keys(Hour.parse(key), digest) for key, digest in around.digests.items()) if len(events) else iter(())
-        )
-        repeats = dedupe.find_repeats(events, _gathered(earlier), self._window_us)
+        repeats = self._repeats(hour, raw, around)
         landed_as = self._landed_as(raw)
         decided = fingerprint(
             landed_as, [sha256(repeats[column].cast(pl.Int64).to_numpy().tobytes()) for column in repeats.columns]
@@ -100,19 +101,19 @@ class DedupedEvents:
         Found without the rule that dropped repeats.
         """
         raw = self.raw.land(hour)
-        events = self._events(hour, raw)
-        if events.is_empty():
-            return 0
-        dropped = [entry["row"] for entry in self.workspace.report("repeats", hour)]
-        kept = events.filter(~pl.col("row").is_in(dropped))
-        earlier = (
-            self._keys(Hour.parse(key), digest)
-            for key, digest in self._window(hour, self.workspace.deduped(hour)).digests.items()
-        )
-        return dedupe.seen_twice(kept, _gathered(earlier), self._window_us)
+        around = self._window(hour, self.workspace.deduped(hour))
+        entries = self.workspace.report("repeats", hour, _ReportedRow)
+        dropped = np.fromiter((entry.row for entry in entries), np.uint64)
+        found = 0
+        for own, rows in self._own_keys(hour, raw):
+            kept = own.where(~np.isin(rows, dropped))
+            earlier = self._earlier(kept, around)
+            chosen = kept.where(dedupe.candidates(kept, earlier))
+            found += dedupe.seen_twice(chosen.frame(), [earlier.frame()], self._window_us)
+        return found
 
-    def open_parts(self, record: DedupedRecord) -> Iterator[list[bytes]]:
-        """Yield the lines of a recorded hour, in order, in lists."""
+    def open_parts(self, record: DedupedRecord) -> Iterator[Block]:
+        """Yield the lines of a recorded hour, in order."""
         for part in record.parts:
             yield from split_stored(codec.unpack(self.workspace.store.chunks(part.name), part.name))
 
@@ -136,17 +137,31 @@ class DedupedEvents:
         }
         if not differing:
             return ""
-        events = self._events(hour, raw)
         for key in sorted(differing):
-            earlier = Hour.parse(key)
+            old, new = record.window.get(key, ""), around.digests.get(key, "")
             try:
-                old = self._keys(earlier, record.window.get(key, ""))
-                new = self._keys(earlier, around.digests.get(key, ""))
+                if self._touches(hour, raw, Hour.parse(key), old, new):
+                    return f"late data in hour {key}"
             except WorkspaceError:
                 return f"a key index of hour {key} is gone"
-            if dedupe.touches(dedupe.changed(old, new), events, self._window_us):
-                return f"late data in hour {key}"
         return ""
+
+    def _touches(self, hour: Hour, raw: RawRecord, earlier: Hour, old: str, new: str) -> bool:
+        """Tell whether what changed in an earlier hour's key index can change what is a repeat in ``hour``."""
+        indexes = [self._index(earlier, digest) for digest in (old, new) if digest]
+        own = self._index(hour, raw.keys) if raw.keys else None
+        if own is None:
+            return False
+        for first, last in index.ranges(max(one.count for one in indexes), self._most_keys):
+            versions = [
+                self._index(earlier, digest).between(first, last)[1] if digest else index.no_keys()
+                for digest in (old, new)
+            ]
+            change = dedupe.changed(versions[0].frame(), versions[1].frame())
+            met = own.search(np.unique(change["high"].to_numpy()))
+            if dedupe.touches(change, met.frame(), self._window_us):
+                return True
+        return False
 
     def _landed_as(self, raw: RawRecord) -> str:
         inputs = [(item.object, item.sha256, item.lines) for item in raw.inputs]
@@ -177,17 +192,37 @@ class DedupedEvents:
                 found.digests[earlier.key] = keys
         return found
 
-    def _events(self, hour: Hour, raw: RawRecord) -> pl.DataFrame:
-        rows = self.workspace.rows(hour, raw.rows) if raw.rows else index.empty_rows()
-        return index.events_of(rows, self._keys(hour, raw.keys))
+    def _repeats(self, hour: Hour, raw: RawRecord, around: _Window) -> pl.DataFrame:
+        """Return the repeats of an hour, in landing order; of its keys only so many at a time are in memory."""
+        found = [pl.DataFrame(schema=dedupe.REPEATS)]
+        for own, rows in self._own_keys(hour, raw):
+            earlier = self._earlier(own, around)
+            chosen = dedupe.candidates(own, earlier)
+            events = own.where(chosen).frame().with_columns(row=pl.Series(rows[chosen]))
+            found.append(dedupe.find_repeats(events, [earlier.frame()], self._window_us))
+        return pl.concat(found).sort("row")
 
-    def _keys(self, hour: Hour, digest: str) -> pl.DataFrame:
-        if digest not in self._cache:
-            keys = self.workspace.keys(hour, digest)
-            if sum(frame.estimated_size() for frame in self._cache.values()) + keys.estimated_size() > _CACHE_BYTES:
-                self._cache.clear()
-            self._cache[digest] = keys
-        return self._cache[digest]
+    def _own_keys(self, hour: Hour, raw: RawRecord) -> Iterator[tuple[Keys, npt.NDArray[np.uint64]]]:
+        """Yield an hour's keys, sorted, and the rows of their events: all of an identity together."""
+        if not raw.keys:
+            return
+        keys, rows = self._index(hour, raw.keys), self.workspace.rows(hour, raw.rows)
+        for first, last in index.ranges(keys.count, self._most_keys):
+            rank, own = keys.between(first, last)
+            if own.count:
+                yield own, rows.of_ranks(rank, own.count)
+
+    def _earlier(self, own: Keys, around: _Window) -> Keys:
+        """Return the keys of the window that may be those of ``own``; none of its indexes is loaded whole."""
+        new = np.ones(own.count, np.bool_)
+        new[1:] = own.high[1:] != own.high[:-1]
+        wanted = own.high[new]
+        return index.joined([self._index(Hour.parse(key), keys).search(wanted) for key, keys in around.digests.items()])
+
+    def _index(self, hour: Hour, digest: str) -> KeyIndex:
+        if digest not in self._indexes:
+            self._indexes[digest] = self.workspace.keys(hour, digest)
+        return self._indexes[digest]
 
     def _write(
         self,
@@ -198,13 +233,8 @@ class DedupedEvents:
         decided: str,
         before: DedupedRecord | None,
     ) -> DedupedRecord:
-        pass_ = _SecondPass(self, hour, raw, repeats)
-        parts = [
-            self.workspace.put_part(hour, number, part)
-            for number, part in enumerate(codec.pack(pass_.kept_lines(), self.project.parts.size))
-        ]
-        for part in parts:
-            check_part(self.workspace.store, part)
+        pass_ = _SecondPass(self.raw, hour, raw, repeats)
+        parts = self._put_parts(hour, raw, pass_)
         kept = sum(part.rows for part in parts)
         if kept + len(repeats) != raw.events:
             raise WorkspaceError(
@@ -224,16 +254,35 @@ class DedupedEvents:
             quarantined=raw.quarantined,
             repeats=len(repeats),
             conflicts=int(repeats["conflict"].sum()),
-            first_seen=dict(sorted(Counter(entry["first_seen"] for entry in pass_.report).items())),
+            first_seen=dict(sorted(pass_.first_seen.items())),
             event_types=dict(sorted((Counter(raw.event_types) - pass_.repeated_types).items())),
-            event_time=pass_.range_of("event_time"),
-            server_upload_time=pass_.range_of("time"),
+            event_time=pass_.event_time,
+            server_upload_time=pass_.server_upload_time,
         )
         self.workspace.save("deduped", hour, record)
         # Those of the record before this one stay, for a delivery that is reading them.
         known = [*parts, *(before.parts if before else ())]
         self.workspace.remove_other_data("deduped", hour, [part.name for part in known])
         return record
+
+    def _put_parts(self, hour: Hour, raw: RawRecord, pass_: _SecondPass) -> list[PartRecord]:
+        """Write the lines that are kept; of a large hour, reading, packing and checking go on at the same time."""
+        at_once = raw.landed_bytes < _LARGE_BYTES
+        numbers = count()
+
+        def put(part: codec.Part) -> PartRecord:
+            record = self.workspace.put_part(hour, next(numbers), part)
+            check_part(self.workspace.store, record)
+            return record
+
+        with Behind[PartRecord](at_once=at_once) as written:
+            parts = self.project.parts
+            with codec.PartsPacker(
+                parts.size, lambda part: written.do(put, part), compression=parts.compression, at_once=at_once
+            ) as packer:
+                for block, keep in pass_.kept():
+                    packer.add(block, keep)
+        return written.results
 
 
 def check_part(store: ObjectStore, part: PartRecord) -> None:
@@ -242,92 +291,108 @@ def check_part(store: ObjectStore, part: PartRecord) -> None:
     Raises:
         WorkspaceError: It is not what was written.
     """
-    data = store.get(part.name)
-    unpacked = list(codec.unpack([data], part.name))
-    rows = sum(block.count(b"\n") for block in unpacked)
-    if sha256(data) != part.sha256 or rows != part.rows or not unpacked[-1].endswith(b"\n"):
+    digest = hashlib.sha256()
+    rows, last = 0, b""
+
+    def chunks() -> Iterator[bytes]:
+        for chunk in store.chunks(part.name):
+            digest.update(chunk)
+            yield chunk
+
+    try:
+        for block in codec.unpack(chunks(), store.uri(part.name)):
+            rows += np.count_nonzero(np.frombuffer(block, np.uint8) == ord("\n"))
+            last = block[-1:]
+    except DamagedObjectError:
+        rows = -1
+    if digest.hexdigest() != part.sha256 or rows != part.rows or last != b"\n":
         raise WorkspaceError(
             f"{store.uri(part.name)} is not what was written ({rows} lines instead of {part.rows}); "
             "check the disk and run the hour again"
         )
 
 
-class _SecondPass:
-    """Reads the landing again: hands on the lines that are kept, and reports the repeats."""
+class _ReportedRow(msgspec.Struct):
+    """What is read of an entry of a repeats report."""
 
-    def __init__(self, deduped: DedupedEvents, hour: Hour, raw: RawRecord, repeats: pl.DataFrame) -> None:
-        self._raw_events = deduped.raw
+    row: int
+
+
+class _SecondPass:
+    """Reads the landing again: tells the lines that are kept, and reports the repeats."""
+
+    def __init__(self, raw_events: RawEvents, hour: Hour, raw: RawRecord, repeats: pl.DataFrame) -> None:
+        self._raw_events = raw_events
         self._raw = raw
-        rows = deduped.workspace.rows(hour, raw.rows) if raw.rows else index.empty_rows()
-        self._kept = rows.filter(~pl.col("row").is_in(repeats["row"].implode()))
-        self._keep = np.zeros(raw.lines, dtype=np.bool_)
-        self._keep[self._kept["row"].to_numpy()] = True
-        self._repeats = {row: (first_seen, conflict) for row, first_seen, conflict in repeats.iter_rows()}
-        self._repeat = np.zeros(raw.lines, dtype=np.bool_)
-        self._repeat[repeats["row"].to_numpy()] = True
-        self.report: list[dict[str, Any]] = []
+        self._rows = repeats["row"].to_numpy()
+        self._first_seen = repeats["first_seen"].to_numpy()
+        self._conflict = repeats["conflict"].to_numpy()
+        self._repeat = np.zeros(raw.lines, np.bool_)
+        self._repeat[self._rows] = True
+        self._keep = np.zeros(raw.lines, np.bool_)
+        self.event_time: TimeRange | None = None
+        self.server_upload_time: TimeRange | None = None
+        if raw.rows:
+            self._read_rows(raw_events.workspace.rows(hour, raw.rows))
+        self._reader = Reader(contents=False)
+        self.report = codec.LinePacker()
+        self.first_seen: Counter[str] = Counter()
         self.repeated_types: Counter[str] = Counter()
 
-    def range_of(self, column: str) -> TimeRange | None:
-        """Return first and last time of the events that are kept."""
-        times = self._kept[column].drop_nulls().to_numpy()
-        return TimeRange(int(times.min()), int(times.max())) if len(times) else None
-
-    def kept_lines(self) -> Iterator[bytes]:
-        """Yield the lines that are kept."""
+    def kept(self) -> Iterator[tuple[Block, npt.NDArray[np.bool_]]]:
+        """Yield all lines of the hour, and which of them are kept."""
         position = 0
-        for name, numbers, lines in self._raw_events.lines(self._raw):
-            end = position + len(lines)
-            if self._repeat[position:end].any():
-                for offset in np.flatnonzero(self._repeat[position:end]).tolist():
-                    self._note(position + offset, name, numbers[offset], lines[offset])
-            yield from compress(lines, self._keep[position:end].tolist())
-            position = end
+        for name, numbers, block in self._raw_events.lines(self._raw):
+            here = slice(position, position + len(block))
+            repeats = np.flatnonzero(self._repeat[here])
+            at = np.searchsorted(self._rows, (repeats + position).astype(np.uint64))
+            self._note(
+                at.tolist(),
+                name,
+                [numbers[offset] for offset in repeats.tolist()],
+                [block.line(offset) for offset in repeats.tolist()],
+            )
+            yield block, self._keep[here]
+            position += len(block)
 
-    def _note(self, row: int, name: str, number: int, line: bytes) -> None:
-        first_seen, conflict = self._repeats[row]
-        event = envelope.read_line(line)
-        if not isinstance(event, Envelope):
-            raise _changed(name, number)
-        # Whose time could not be read is in the quarantine; which time it is makes no difference to the kind.
-        client = None if event.client_event_time is None else 0
-        kind = identity.identity(event, client)
-        if kind is None:
-            raise _changed(name, number)
-        self.repeated_types[envelope.printable(event.event_type)] += 1
-        self.report.append(
-            {
-                "row": row,
+    def _read_rows(self, rows: Rows) -> None:
+        """Find the lines to keep, and first and last of their times."""
+        for events in rows.chunks():
+            kept = events[~self._repeat[events["row"]]]
+            self._keep[kept["row"]] = True
+            self.server_upload_time = widened(self.server_upload_time, kept["time"])
+            self.event_time = widened(self.event_time, kept["event_time"])
+
+    def _note(self, places: list[int], name: str, numbers: list[int], lines: list[bytes]) -> None:
+        """Report repeats: where each stands among them, and where in the landing."""
+        events = self._reader.read(block_of(lines)).events
+        for at, number, line, event in zip(places, numbers, lines, events, strict=True):
+            # Whose time could not be read is in the quarantine; which time it is makes no difference to the kind.
+            kind = identity.identity(event, None if event.client_event_time is None else 0)
+            if kind is None:
+                raise _changed(name, number)
+            first_seen = _key(int(self._first_seen[at]) // MICROSECONDS)
+            self.first_seen[first_seen] += 1
+            self.repeated_types[envelope.printable(event.event_type)] += 1
+            entry = {
+                "row": int(self._rows[at]),
                 "object": name,
                 "line": number,
                 "identity": identity.KINDS[kind[0]],
                 "uuid": None if event.uuid is None else envelope.printable(event.uuid),
-                "first_seen": Hour(first_seen // MICROSECONDS).key,
-                "conflict": conflict,
+                "first_seen": first_seen,
+                "conflict": bool(self._conflict[at]),
                 "text": line.decode(),
             }
-        )
+            self.report.add(msgspec.json.encode(entry))
+
+
+@lru_cache(maxsize=1000)
+def _key(number: int) -> str:
+    return Hour(number).key
 
 
 def _changed(name: str, number: int) -> WorkspaceError:
     return WorkspaceError(
         f"the landing changed: line {number} of {name} is not the event that was indexed; run the hour again"
     )
-
-
-_GATHERED_ROWS = 1_000_000
-
-
-def _gathered(frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """Put small key indexes together.
-
-    A week of small hours is one search then, and a week of large ones is never in memory at once.
-    """
-    held: list[pl.DataFrame] = []
-    for frame in frames:
-        held.append(frame)
-        if sum(map(len, held)) >= _GATHERED_ROWS:
-            yield pl.concat(held)
-            held = []
-    if held:
-        yield pl.concat(held)

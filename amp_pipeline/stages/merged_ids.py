@@ -149,8 +149,8 @@ class MergedIds:
             data = self.workspace.data("pairs", hour, pairs, ".jsonl.gz")
             self._pairs[pairs] = [
                 msgspec.json.decode(line, type=Merge)
-                for lines in split_stored(codec.unpack([data], pairs))
-                for line in lines
+                for block in split_stored(codec.unpack([data], pairs))
+                for line in block.lines
             ]
         return self._pairs[pairs]
 
@@ -183,16 +183,19 @@ class MergedIds:
         self, hour: Hour, objects: list[tuple[ObjectStore, ObjectInfo]], made: dict[str, str], missing: list[int]
     ) -> PairsRecord:
         merges: list[Merge] = []
-        quarantine: list[dict[str, object]] = []
+        quarantine = codec.LinePacker()
+        reasons: Counter[str] = Counter()
         inputs: list[Input] = []
         for store, info in objects:
-            inputs.append(_read_object(store, info, merges, quarantine))
+            inputs.append(_read_object(store, info, merges, quarantine, reasons))
         landed = len(merges)
         for one in self._raw:
             if digest := made.get(str(one.project.id)):
                 data = one.workspace.data("made_merges", hour, digest, ".json.gz")
                 merges += [
-                    merged_ids.read_made(line) for lines in split_stored(codec.unpack([data], digest)) for line in lines
+                    merged_ids.read_made(line)
+                    for block in split_stored(codec.unpack([data], digest))
+                    for line in block.lines
                 ]
         part = codec.pack_one(msgspec.json.encode(merge) for merge in merges)
         record = PairsRecord(
@@ -202,9 +205,9 @@ class MergedIds:
             made=made,
             missing=missing,
             pairs=self.workspace.put_data("pairs", hour, part.data, ".jsonl.gz") if part else "",
-            landed=landed + len(quarantine),
-            quarantined=len(quarantine),
-            reasons=dict(sorted(Counter(str(entry["reason"]) for entry in quarantine).items())),
+            landed=landed + quarantine.rows,
+            quarantined=quarantine.rows,
+            reasons=dict(sorted(reasons.items())),
         )
         self.workspace.put_report("merged_quarantine", hour, quarantine)
         self.workspace.save("pairs", hour, record)
@@ -214,7 +217,7 @@ class MergedIds:
         digest = self.workspace.put_data("merged_ids", hour, part.data, ".json.gz")
         name = self.workspace.data_name("merged_ids", hour, digest, ".json.gz")
         return PartRecord(
-            name=name, rows=part.rows, bytes=len(part.data), unpacked_bytes=part.unpacked_bytes, sha256=digest
+            name=name, rows=part.rows, bytes=part.bytes, unpacked_bytes=part.unpacked_bytes, sha256=digest
         )
 
 
@@ -236,18 +239,19 @@ def _decided(here: PairsRecord, merges: list[Merge], kept: list[Merge]) -> str:
 
 
 def _read_object(
-    store: ObjectStore, info: ObjectInfo, merges: list[Merge], quarantine: list[dict[str, object]]
+    store: ObjectStore, info: ObjectInfo, merges: list[Merge], quarantine: codec.LinePacker, reasons: Counter[str]
 ) -> Input:
     reader = ObjectReader(store, info.name)
     number = 0
-    for lines in reader.blocks():
-        for line in lines:
+    for block in reader.blocks():
+        for line in block.lines:
             number += 1
             if is_blank(line):
                 continue
             found = merged_ids.read_landed(line)
             if isinstance(found, Bad):
-                quarantine.append(quarantined(info.name, number, line, found))
+                reasons[found.reason] += 1
+                quarantine.add(msgspec.json.encode(quarantined(info.name, number, line, found)))
             else:
                 merges.append(found)
     if reader.damage is not None:

@@ -1,37 +1,45 @@
 """What landed: the lines of an hour told apart into events, strays and quarantine, and the hour's key index.
 
 Lines are not copied; the landing keeps them. The result of an hour depends on what landed and on nothing else, so
-whoever
-needs an hour's key index may make it.
+whoever needs an hour's key index may make it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 import msgspec
-import polars as pl
 
 from amp_pipeline.config import Project
-from amp_pipeline.core import codec, envelope, identity, index, timestamps
-from amp_pipeline.core.envelope import Bad, Envelope
+from amp_pipeline.core import codec
 from amp_pipeline.core.errors import AmpError, FrozenHourError, LandingError, ObjectNotFoundError
 from amp_pipeline.core.fingerprint import FORMAT
-from amp_pipeline.core.hours import MICROSECONDS, Hour
+from amp_pipeline.core.hours import Hour
+from amp_pipeline.core.lines import Block, block_of
+from amp_pipeline.core.telling import Rules, Teller
 from amp_pipeline.sources import landing
 from amp_pipeline.sources.landing import ObjectReader
+from amp_pipeline.stages.scan import Scan
+from amp_pipeline.stages.teller import Workers
 from amp_pipeline.storage.objects import ObjectInfo, ObjectStore
+from amp_pipeline.storage.scratch import scratch
 from amp_pipeline.workspace.records import Input, RawRecord
-from amp_pipeline.workspace.store import ProjectStore, quarantined
+from amp_pipeline.workspace.store import ProjectStore
+
+LARGE_BYTES = 24 << 20
+"""Packed; hours from here on are worth processes, which cost half a second of CPU to start."""
 
 
 class RawEvents:
     """The landed hours of a project, as one run sees them."""
 
-    def __init__(self, project: Project, source: ObjectStore, workspace: ProjectStore) -> None:
-        """Read from ``source``, record in ``workspace``."""
+    def __init__(self, project: Project, source: ObjectStore, workspace: ProjectStore, most_keys: int) -> None:
+        """Read from ``source``, record in ``workspace``; with about ``most_keys`` keys of events in memory."""
+        self._most_keys = most_keys
+        self._teller = Teller()
+        self._workers = Workers()
         self.project = project
         self.source = source
         self.workspace = workspace
@@ -98,18 +106,18 @@ class RawEvents:
         """Tell whether the hour's landing objects, which there once were, are gone."""
         return not self._listing.objects(hour) and any(not item.stray_file for item in record.inputs)
 
-    def lines(self, record: RawRecord) -> Iterator[tuple[str, Sequence[int], list[bytes]]]:
+    def lines(self, record: RawRecord) -> Iterator[tuple[str, Sequence[int], Block]]:
         """Yield all lines of a recorded hour again, in the same positions: landing object, numbers in it, lines.
 
         Raises:
             LandingError: An object has other bytes than when the hour was recorded.
         """
         for item in record.inputs:
-            reader = self._reader(item.object, item.stray_file, to_the_damage=item.damaged)
+            reader = self._reader(item.object, item.stray_file, item.size, to_the_damage=item.damaged)
             left = item.lines
-            for numbers, lines in _numbered(reader, stray=bool(item.stray_file)):
-                yield item.object, numbers[:left], lines[:left]
-                left -= len(lines)
+            for numbers, block in _numbered(reader, stray=bool(item.stray_file)):
+                yield item.object, numbers[:left], block.first(left)
+                left = max(0, left - len(block))
             if reader.sha256 != item.sha256:
                 self._current.pop(Hour.parse(record.hour), None)
                 raise LandingError(
@@ -161,10 +169,15 @@ class RawEvents:
         return record.bounds == self._bounds or (strays and "outside_project" not in record.reasons)
 
     def _read(self, hour: Hour, inputs: list[tuple[str, str, ObjectInfo]], before: RawRecord | None) -> RawRecord:
-        scan = _Scan(self.project, hour)
-        read = [self._scan_object(scan, *item) for item in inputs]
-        keys, rows = scan.index()
-        landed = scan.events + len(scan.quarantine)
+        with scratch() as folder, closing(Scan(folder, self._most_keys)) as scan:
+            return self._record(hour, inputs, before, scan)
+
+    def _record(
+        self, hour: Hour, inputs: list[tuple[str, str, ObjectInfo]], before: RawRecord | None, scan: Scan
+    ) -> RawRecord:
+        large = sum(info.size for _, _, info in inputs) >= LARGE_BYTES
+        read = [self._scan_object(hour, scan, *item, large=large) for item in inputs]
+        landed = scan.keys.events + scan.quarantine.rows
         if before is None and not self._listing.objects(hour) and landed < self.workspace.landed_before(hour):
             raise FrozenHourError(
                 f"more lines landed in hour {hour} before, but its record is gone or of another version, and its "
@@ -172,27 +185,29 @@ class RawEvents:
             )
         self._route_strays(hour, scan.strays)
         self.workspace.put_report("quarantine", hour, scan.quarantine)
-        keys_digest = self.workspace.put_data("keys", hour, index.encode_keys(keys), ".keys") if len(keys) else ""
-        rows_digest = self.workspace.put_data("rows", hour, index.encode_rows(rows), ".rows") if len(rows) else ""
+        keys, rows = scan.keys.write()
+        keys_digest = self.workspace.put_file("keys", hour, keys, ".keys") if scan.keys.keys else ""
+        rows_digest = self.workspace.put_file("rows", hour, rows, ".rows") if scan.keys.events else ""
         merges = codec.pack_one(made for _, _, made in sorted(scan.made_merges))
         merges_digest = self.workspace.put_data("made_merges", hour, merges.data, ".json.gz") if merges else ""
+        strays_out: Counter[str] = Counter()
+        for (target, _), lines in scan.strays.items():
+            strays_out[target.key] += lines.rows - 1
         record = RawRecord(
             format=FORMAT,
             hour=hour.key,
             bounds=self._bounds,
             inputs=read,
             landed=landed,
-            events=scan.events,
-            quarantined=len(scan.quarantine),
+            events=scan.keys.events,
+            quarantined=scan.quarantine.rows,
             strays_in=scan.strays_in,
-            strays_out=dict(
-                sorted((target.key, sum(map(len, found.values()))) for target, found in scan.strays.items())
-            ),
+            strays_out=dict(sorted(strays_out.items())),
             landed_bytes=scan.landed_bytes,
             keys=keys_digest,
             rows=rows_digest,
-            reasons=dict(sorted(Counter(entry["reason"] for entry in scan.quarantine).items())),
-            event_types=dict(sorted(scan.event_types.items())),
+            reasons=dict(sorted(scan.reasons.items())),
+            event_types=scan.event_types,
             made_merges=merges_digest,
         )
         self.workspace.save("raw", hour, record)
@@ -202,26 +217,25 @@ class RawEvents:
             self.workspace.remove_other_data("rows", hour, known)
         return record
 
-    def _scan_object(self, scan: _Scan, name: str, stray_file: str, info: ObjectInfo) -> Input:
-        reader = self._reader(name, stray_file, to_the_damage=self.workspace.was_accepted(name))
+    def _scan_object(
+        self, hour: Hour, scan: Scan, name: str, stray_file: str, info: ObjectInfo, *, large: bool
+    ) -> Input:
+        reader = self._reader(name, stray_file, info.size, to_the_damage=self.workspace.was_accepted(name))
         first = scan.position
-        held: tuple[Sequence[int], list[bytes]] = (range(0), [])
-        for block in _numbered(reader, stray=bool(stray_file)):
-            scan.add(name, *held)
-            held = block
-        numbers, lines = held
-        rest: bytes | None = None
-        if reader.damage is not None:
-            if not self.workspace.accepted(name, reader.sha256):
-                raise LandingError(
-                    f"{reader.damage}; put a whole copy in its place, "
-                    "or accept it as it is, so that the lines before the damage "
-                    f"count: {_accept_command(self.project, name)}"
-                )
-            rest = lines.pop() if lines and reader.unfinished else None
-        scan.add(name, numbers, lines)
-        if rest is not None:
-            scan.add_truncated(name, numbers[-1], rest)
+        rest: list[tuple[int, bytes]] = []
+        numbered = self._before_the_damage(name, reader, _numbered(reader, stray=bool(stray_file)), rest)
+        waiting: list[Sequence[int]] = []
+
+        def blocks() -> Iterator[tuple[Block, Rules]]:
+            for numbers, block in numbered:
+                waiting.append(numbers)
+                yield block, self._rules(hour)
+
+        told = self._workers.tell(blocks()) if large else (self._teller.tell(*item) for item in blocks())
+        for one in told:
+            scan.add(name, waiting.pop(0), one)
+        for number, line in rest:
+            scan.add_truncated(name, number, line)
         if stray_file:
             scan.strays_in += scan.position - first
         return Input(
@@ -234,30 +248,66 @@ class RawEvents:
             damaged=reader.damage is not None,
         )
 
-    def _reader(self, name: str, stray_file: str, *, to_the_damage: bool) -> ObjectReader:
+    def _before_the_damage(
+        self,
+        name: str,
+        reader: ObjectReader,
+        numbered: Iterator[tuple[Sequence[int], Block]],
+        rest: list[tuple[int, bytes]],
+    ) -> Iterator[tuple[Sequence[int], Block]]:
+        """Yield an object's blocks; what an accepted one has between its last line end and the damage goes to ``rest``.
+
+        Raises:
+            LandingError: The object is damaged, and was not accepted by hand.
+        """
+        held: tuple[Sequence[int], Block] | None = None
+        for item in numbered:
+            if held is not None:
+                yield held
+            held = item
+        if reader.damage is not None and not self.workspace.accepted(name, reader.sha256):
+            raise LandingError(
+                f"{reader.damage}; put a whole copy in its place, "
+                "or accept it as it is, so that the lines before the damage "
+                f"count: {_accept_command(self.project, name)}"
+            )
+        if held is None:
+            return
+        numbers, last = held
+        if reader.damage is not None and len(last) and reader.unfinished:
+            rest.append((numbers[-1], last.line(len(last) - 1)))
+            last = last.first(len(last) - 1)
+        yield numbers, last
+
+    def _rules(self, hour: Hour) -> Rules:
+        end = self.project.last_hour
+        return Rules(
+            project=self.project.id,
+            hour=hour.number,
+            first_us=self.project.first_hour.start_us,
+            end_us=(end + 1).start_us if end else None,
+        )
+
+    def _reader(self, name: str, stray_file: str, size: int, *, to_the_damage: bool) -> ObjectReader:
         if stray_file:
             return ObjectReader(self.workspace.store, stray_file)
-        return ObjectReader(self.source, name, to_the_damage=to_the_damage)
+        return ObjectReader(self.source, name, size=size, to_the_damage=to_the_damage)
 
-    def _route_strays(self, hour: Hour, strays: dict[Hour, dict[str, list[tuple[int, bytes]]]]) -> None:
+    def _route_strays(self, hour: Hour, strays: dict[tuple[Hour, str], codec.LinePacker]) -> None:
         """Put strays of this hour's objects where their hours find them, and take away those of objects that changed.
 
         Which files there are is written down first: a run that is killed in between leaves nothing that the next one
         doesn't know.
         """
-        written = {
-            self.workspace.stray_file(target, name): (target, name, lines)
-            for target, by_object in strays.items()
-            for name, lines in by_object.items()
-        }
+        written = {self.workspace.stray_file(*where): (where[0], lines.finish()) for where, lines in strays.items()}
         plan = self._stray_plan(hour)
         planned = self.strays_from(hour)
         if not written and not planned:
             return
         self.workspace.store.put(plan, msgspec.json.encode(sorted({*written, *planned})))
-        for file, (target, name, lines) in written.items():
+        for file, (target, lines) in written.items():
             # Written again, the file would look new, and its hour would be read again for nothing.
-            if self.workspace.put_changed(file, _pack_strays(name, lines)):
+            if self.workspace.put_changed(file, lines):
                 self._forget(target)
         for file in set(planned) - set(written):
             self.workspace.store.delete(file)
@@ -281,142 +331,29 @@ class RawEvents:
         self._current.pop(hour, None)
 
 
-class _Scan:
-    """Tells the lines of an hour's objects apart, block by block, and keeps what the hour's record and index need."""
-
-    def __init__(self, project: Project, hour: Hour) -> None:
-        self._project = project
-        self._first_us = project.first_hour.start_us
-        self._end_us = (project.last_hour + 1).start_us if project.last_hour else None
-        self._hour = hour
-        self.position = 0
-        """Lines so far, of all objects."""
-        self.quarantine: list[dict[str, Any]] = []
-        self.strays: dict[Hour, dict[str, list[tuple[int, bytes]]]] = {}
-        self.strays_in = 0
-        self.landed_bytes = 0
-        self.event_types: Counter[str] = Counter()
-        self.made_merges: list[tuple[int, int, bytes]] = []
-        """Time, row and record; in order of arrival when sorted."""
-        self._rows: list[int] = []
-        self._times: list[int] = []
-        self._event_times: list[int | None] = []
-        self._digests: list[bytes | None] = []
-        self._contents: list[int] = []
-
-    @property
-    def events(self) -> int:
-        return len(self._rows)
-
-    def index(self) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """Return the key index and the rows."""
-        return index.build(self._rows, self._times, self._event_times, self._digests, self._contents)
-
-    def add(self, name: str, numbers: Sequence[int], lines: list[bytes]) -> None:
-        """Take the next lines of an object, and their numbers in it."""
-        found = envelope.read(lines)
-        events = [item if isinstance(item, Envelope) else _NO_EVENT for item in found]
-        uploads = timestamps.parse([event.server_upload_time for event in events]).to_list()
-        clients = timestamps.parse([event.client_event_time for event in events]).to_list()
-        times = timestamps.parse([event.event_time for event in events]).to_list()
-        for offset, item in enumerate(found):
-            if item is None:
-                continue
-            bad = (
-                item if isinstance(item, Bad) else self._refusal(item, uploads[offset], clients[offset], times[offset])
-            )
-            if bad is not None:
-                self.quarantine.append(quarantined(name, numbers[offset], lines[offset], bad))
-            elif (target := uploads[offset] // MICROSECONDS) != self._hour.number:
-                by_object = self.strays.setdefault(Hour(target), {})
-                by_object.setdefault(name, []).append((numbers[offset], lines[offset]))
-            else:
-                self._event(
-                    self.position + offset,
-                    lines[offset],
-                    events[offset],
-                    uploads[offset],
-                    clients[offset],
-                    times[offset],
-                )
-        self.position += len(lines)
-
-    def add_truncated(self, name: str, number: int, rest: bytes) -> None:
-        """Take what stood between the last line end and the damage of an accepted object."""
-        if rest.strip(b" \t\r"):
-            self.quarantine.append(quarantined(name, number, rest, Bad("truncated", "")))
-        self.position += 1
-
-    def _refusal(self, event: Envelope, upload: int | None, client: int | None, time: int | None) -> Bad | None:
-        if event.server_upload_time is None:
-            return Bad("no_time", "")
-        for field, text, parsed in (
-            ("server_upload_time", event.server_upload_time, upload),
-            ("client_event_time", event.client_event_time, client),
-            ("event_time", event.event_time, time),
-        ):
-            if text is not None and parsed is None:
-                return Bad("bad_time", field)
-        if event.app is not None and event.app != self._project.id:
-            return Bad("other_project", "app")
-        if upload is None or upload < self._first_us or (self._end_us is not None and upload >= self._end_us):
-            return Bad("outside_project", "server_upload_time")
-        return None
-
-    def _event(self, row: int, line: bytes, event: Envelope, upload: int, client: int | None, time: int | None) -> None:
-        text = identity.identity(event, client)
-        self._rows.append(row)
-        self._times.append(upload)
-        self._event_times.append(time)
-        self._digests.append(None if text is None else identity.digest(text))
-        self._contents.append(0 if text is None else identity.content_digest(line))
-        self.landed_bytes += len(line) + 1
-        self.event_types[envelope.printable(event.event_type)] += 1
-        winner = event.data.merged_amplitude_id if event.data else None
-        if winner is not None and event.amplitude_id is not None:
-            made = _made_merge(event.amplitude_id, winner, time if time is not None else client, upload)
-            self.made_merges.append((upload, row, made))
-
-
-_NO_EVENT = Envelope()
-
-
-def _made_merge(loser: int, winner: int, time: int | None, upload: int) -> bytes:
-    merge_time = (upload if time is None else time) // 1000
-    return (
-        f'{{"scope":null,"merge_time":{merge_time},"merge_server_time":{upload // 1000},'
-        f'"amplitude_id":{loser},"merged_amplitude_id":{winner}}}'
-    ).encode()
-
-
 def _accept_command(project: Project, name: str) -> str:
     return f"amp-pipeline accept --project {project.slug} '{name}'"
 
 
-def _numbered(reader: ObjectReader, *, stray: bool) -> Iterator[tuple[Sequence[int], list[bytes]]]:
+def _numbered(reader: ObjectReader, *, stray: bool) -> Iterator[tuple[Sequence[int], Block]]:
     """Yield an object's lines and their numbers in the landing object.
 
-    A file of strays tells the numbers (see :func:`_pack_strays`).
+    A file of strays tells the numbers (see :class:`Scan`).
     """
     if stray:
         for block in reader.stored_blocks():
-            pairs = [text.partition(b"\t") for text in block if b"\t" in text]
-            yield [int(number) for number, _, _ in pairs], [line for _, _, line in pairs]
+            pairs = [text.partition(b"\t") for text in block.lines if b"\t" in text]
+            yield [int(number) for number, _, _ in pairs], block_of(line for _, _, line in pairs)
         return
     first = 1
-    for lines in reader.blocks():
-        yield range(first, first + len(lines)), lines
-        first += len(lines)
-
-
-def _pack_strays(name: str, lines: Iterable[tuple[int, bytes]]) -> bytes:
-    """Return a file of strays: the landing object's name, then each line behind its number and a tab."""
-    return codec.pack_whole([msgspec.json.encode(name), *(b"%d\t%s" % item for item in lines)]).data
+    for block in reader.blocks():
+        yield range(first, first + len(block)), block
+        first += len(block)
 
 
 def _stray_origin(store: ObjectStore, file: str) -> str:
-    for lines in ObjectReader(store, file).stored_blocks():
-        return msgspec.json.decode(lines[0], type=str)
+    for block in ObjectReader(store, file).stored_blocks():
+        return msgspec.json.decode(block.line(0), type=str)
     raise LandingError(f"{store.uri(file)} is empty; delete it and run the hour it came from again")
 
 

@@ -8,11 +8,11 @@ leaves the old object or the new one.
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISREG
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from typing_extensions import override
 
@@ -20,7 +20,7 @@ from amp_pipeline.core.errors import ObjectNotFoundError, StoreError
 from amp_pipeline.storage.objects import ObjectInfo, ObjectStore
 
 _INCOMING = ".incoming"
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 128 << 10
 _ABANDONED_AFTER_SECONDS = 24 * 3600
 
 
@@ -85,11 +85,22 @@ class FolderStore(ObjectStore):
             return file.read(_CHUNK_BYTES)
 
     @override
-    def put(self, name: str, data: bytes) -> None:
-        with self._explained("written", name):
-            self._put(name, data)
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        with self._explained("read", name):
+            try:
+                file = (self._folder / name).open("rb", buffering=0)
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                raise ObjectNotFoundError(f"no object {self.uri(name)}") from None
+            with file:
+                file.seek(start)
+                return _read_all(cast(BinaryIO, file), length)
 
-    def _put(self, name: str, data: bytes) -> None:
+    @override
+    def put_chunks(self, name: str, chunks: Iterable[bytes]) -> None:
+        with self._explained("written", name):
+            self._put(name, chunks)
+
+    def _put(self, name: str, chunks: Iterable[bytes]) -> None:
         target = self._folder / name
         incoming = self._folder / _INCOMING
         if not incoming.is_dir():
@@ -98,11 +109,17 @@ class FolderStore(ObjectStore):
             _sweep(incoming)
         target.parent.mkdir(parents=True, exist_ok=True)
         written = incoming / uuid.uuid4().hex
-        with written.open("wb") as file:
-            file.write(data)
-            file.flush()
-            if self._durable:
-                os.fsync(file.fileno())
+        try:
+            with written.open("wb") as file:
+                for chunk in chunks:
+                    file.write(chunk)
+                file.flush()
+                if self._durable:
+                    os.fsync(file.fileno())
+        except BaseException:
+            # Half an object is of no use to anyone.
+            written.unlink(missing_ok=True)
+            raise
         written.replace(target)
         if self._durable:
             _sync_folder(target.parent)
@@ -127,6 +144,14 @@ class FolderStore(ObjectStore):
                 f"{self.uri(name)} can't be {done}: {error.strerror}; check that the folder {self.url} is there, "
                 "may be read and written by this user, and that the disk has room"
             ) from error
+
+
+def _read_all(file: BinaryIO, length: int) -> bytes:
+    """Return up to ``length`` bytes; one call to the system may give fewer than there are."""
+    data = file.read(length)
+    while len(data) < length and (more := file.read(length - len(data))):
+        data += more
+    return data
 
 
 def _info(name: str, stat: os.stat_result) -> ObjectInfo:

@@ -1,6 +1,6 @@
 """An object store in memory, for tests and trials."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from typing_extensions import override
 
@@ -45,7 +45,14 @@ class MemoryStore(ObjectStore):
             yield data
 
     @override
-    def put(self, name: str, data: bytes) -> None:
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        if name not in self._objects:
+            raise ObjectNotFoundError(f"no object {self.uri(name)}")
+        return self._objects[name][0][start : start + length]
+
+    @override
+    def put_chunks(self, name: str, chunks: Iterable[bytes]) -> None:
+        data = b"".join(chunks)
         self._writes += 1
         self._objects[name] = (data, self._writes)
 

@@ -6,7 +6,7 @@ sees the old object or the new one.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 
@@ -53,8 +53,20 @@ class ObjectStore(ABC):
         """
 
     @abstractmethod
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        """Return some of an object's bytes, fewer where it ends before.
+
+        Raises:
+            ObjectNotFoundError: There is no such object.
+        """
+
+    @abstractmethod
+    def put_chunks(self, name: str, chunks: Iterable[bytes]) -> None:
+        """Write an object from pieces, replacing one of the same name; nothing is written where ``chunks`` raises."""
+
     def put(self, name: str, data: bytes) -> None:
         """Write an object, replacing one of the same name."""
+        self.put_chunks(name, [data])
 
     @abstractmethod
     def delete(self, name: str) -> None:

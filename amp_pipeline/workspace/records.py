@@ -6,6 +6,10 @@ Records are JSON. Times are µs since 1970, hours are partition keys, digests he
 from __future__ import annotations
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from amp_pipeline.core.timestamps import NO_TIME
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -70,6 +74,15 @@ class TimeRange(msgspec.Struct, frozen=True):
 
     first: int
     last: int
+
+
+def widened(known: TimeRange | None, times: npt.NDArray[np.int64]) -> TimeRange | None:
+    """Return the range of times of ``known`` and ``times``, in which :data:`NO_TIME` stands for none."""
+    times = times[times != NO_TIME]
+    if not len(times):
+        return known
+    first, last = int(times.min()), int(times.max())
+    return TimeRange(min(first, known.first), max(last, known.last)) if known else TimeRange(first, last)
 
 
 class DedupedRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,16 +11,17 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import polars as pl
 
 from amp_pipeline.core import codec, index
 from amp_pipeline.core.envelope import Bad
 from amp_pipeline.core.errors import ObjectNotFoundError, WorkspaceError
 from amp_pipeline.core.fingerprint import FORMAT
 from amp_pipeline.core.hours import Hour
+from amp_pipeline.core.index import KeyIndex, Rows
 from amp_pipeline.core.lines import split_stored
 from amp_pipeline.storage.objects import ObjectInfo, ObjectStore
 from amp_pipeline.workspace.records import (
@@ -35,6 +36,9 @@ from amp_pipeline.workspace.records import (
 
 _RECORD = re.compile(r".*/(\d{4}-\d{2}-\d{2})/(\d{2})\.json")
 
+_CHUNK_BYTES = 1 << 20
+
+_Entry = TypeVar("_Entry")
 _Record = TypeVar("_Record", RawRecord, DedupedRecord, PairsRecord, MergedRecord, DeliveryState)
 
 
@@ -122,7 +126,7 @@ class HourStore:
         try:
             data = self.store.get(name)
         except ObjectNotFoundError:
-            raise WorkspaceError(f"{self.store.uri(name)} is gone; run the hour {hour} again, forced") from None
+            raise self._gone(name, hour) from None
         if sha256(data) != digest:
             raise WorkspaceError(
                 f"{self.store.uri(name)} is not what was written; delete it and run the hour {hour} again, forced"
@@ -142,14 +146,51 @@ class HourStore:
             self.store.put(name, data)
         return digest
 
-    def put_changed(self, name: str, data: bytes) -> bool:
+    def read_data(self, kind: str, hour: Hour, digest: str, ending: str) -> tuple[index.Read, int, str]:
+        """Return how to read a data object in pieces, its size, and where it is.
+
+        Raises:
+            WorkspaceError: It is gone.
+        """
+        name = self.data_name(kind, hour, digest, ending)
+        found = self.store.head(name)
+        if found is None:
+            raise self._gone(name, hour)
+
+        def read(start: int, length: int) -> bytes:
+            try:
+                return self.store.read_range(name, start, length)
+            except ObjectNotFoundError:
+                raise self._gone(name, hour) from None
+
+        return read, found.size, self.store.uri(name)
+
+    def _gone(self, name: str, hour: Hour) -> WorkspaceError:
+        return WorkspaceError(f"{self.store.uri(name)} is gone; run the hour {hour} again, forced")
+
+    def put_file(self, kind: str, hour: Hour, file: Path, ending: str) -> str:
+        """Write a data object from a local file and return its digest."""
+        digest = hashlib.sha256()
+        for chunk in _chunks(file):
+            digest.update(chunk)
+        name = self.data_name(kind, hour, digest.hexdigest(), ending)
+        found = self.store.head(name)
+        if found is None or found.size != file.stat().st_size:
+            self.store.put_chunks(name, _chunks(file))
+        return digest.hexdigest()
+
+    def put_changed(self, name: str, part: codec.Part) -> bool:
         """Write an object unless it has these bytes already; tell whether it was written."""
+        digest = hashlib.sha256()
         try:
-            if self.store.get(name) == data:
-                return False
+            for chunk in self.store.chunks(name):
+                digest.update(chunk)
         except ObjectNotFoundError:
             pass
-        self.store.put(name, data)
+        else:
+            if digest.hexdigest() == part.sha256:
+                return False
+        self.store.put_chunks(name, part.chunks())
         return True
 
     def remove_other_data(self, kind: str, hour: Hour, keep: Iterable[str]) -> None:
@@ -159,22 +200,35 @@ class HourStore:
             if found.name not in kept:
                 self.store.delete(found.name)
 
-    def report(self, kind: str, hour: Hour) -> list[dict[str, Any]]:
-        """Return the lines of a report (``quarantine``, ``repeats``), empty where there is none."""
-        try:
-            blocks = codec.unpack(self.store.chunks(self.path(kind, hour, ".jsonl.gz")), "report")
-            return [msgspec.json.decode(line) for lines in split_stored(blocks) for line in lines]
-        except ObjectNotFoundError:
-            return []
+    def report(self, kind: str, hour: Hour, entry: type[_Entry] = dict[str, Any]) -> Iterator[_Entry]:
+        """Yield the entries of a report (``quarantine``, ``repeats``), none where there is none.
 
-    def put_report(self, kind: str, hour: Hour, entries: Iterable[dict[str, Any]]) -> None:
+        Args:
+            kind: Of the report.
+            hour: Its hour.
+            entry: What is read of each.
+        """
+        decode = msgspec.json.Decoder(entry).decode
+        try:
+            for block in split_stored(codec.unpack(self.store.chunks(self.path(kind, hour, ".jsonl.gz")), "report")):
+                yield from map(decode, block.lines)
+        except ObjectNotFoundError:
+            return
+
+    def put_report(self, kind: str, hour: Hour, entries: codec.LinePacker) -> None:
         """Write a report, or delete it where there are no entries."""
         name = self.path(kind, hour, ".jsonl.gz")
-        part = codec.pack_one(msgspec.json.encode(entry) for entry in entries)
-        if part is not None:
-            self.store.put(name, part.data)
+        part = entries.finish()
+        if part.rows:
+            self.store.put_chunks(name, part.chunks())
         elif self.store.head(name) is not None:
             self.store.delete(name)
+
+
+def _chunks(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as opened:
+        while chunk := opened.read(_CHUNK_BYTES):
+            yield chunk
 
 
 class ProjectStore(HourStore):
@@ -203,13 +257,21 @@ class ProjectStore(HourStore):
             most = max(most, found.landed)
         return most
 
-    def keys(self, hour: Hour, digest: str) -> pl.DataFrame:
-        """Return a key index; one without digest is empty."""
-        return index.decode_keys(self.data("keys", hour, digest, ".keys")) if digest else index.empty_keys()
+    def keys(self, hour: Hour, digest: str) -> KeyIndex:
+        """Return the key index of an hour, to be searched where it lies.
 
-    def rows(self, hour: Hour, digest: str) -> pl.DataFrame:
-        """Return the rows of an hour."""
-        return index.decode_rows(self.data("rows", hour, digest, ".rows"))
+        Raises:
+            WorkspaceError: It is gone, or not what was written.
+        """
+        return KeyIndex(*self.read_data("keys", hour, digest, ".keys"))
+
+    def rows(self, hour: Hour, digest: str) -> Rows:
+        """Return the rows of an hour.
+
+        Raises:
+            WorkspaceError: They are gone, or not what was written.
+        """
+        return Rows(*self.read_data("rows", hour, digest, ".rows"))
 
     def part_name(self, hour: Hour, number: int, digest: str) -> str:
         """Return the name of a deduplicated part."""
@@ -217,11 +279,10 @@ class ProjectStore(HourStore):
 
     def put_part(self, hour: Hour, number: int, part: codec.Part) -> PartRecord:
         """Write a deduplicated part."""
-        digest = part.sha256
-        name = self.part_name(hour, number, digest)
-        self.store.put(name, part.data)
+        name = self.part_name(hour, number, part.sha256)
+        self.store.put_chunks(name, part.chunks())
         return PartRecord(
-            name=name, rows=part.rows, bytes=len(part.data), unpacked_bytes=part.unpacked_bytes, sha256=digest
+            name=name, rows=part.rows, bytes=part.bytes, unpacked_bytes=part.unpacked_bytes, sha256=part.sha256
         )
 
     def stray_files(self, day: str) -> list[ObjectInfo]:

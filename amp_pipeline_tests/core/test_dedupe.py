@@ -1,12 +1,14 @@
 from itertools import groupby
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amp_pipeline.core.dedupe import REPEATS, changed, find_repeats, matching, seen_twice, touches
+from amp_pipeline.core.dedupe import REPEATS, candidates, changed, find_repeats, matching, seen_twice, touches
+from amp_pipeline.core.index import Keys, joined, no_keys
 
 HOUR = 10
 """Length of an hour in these tests, in µs."""
@@ -73,6 +75,42 @@ def test_repeats_are_those_of_a_slow_obvious_loop(several: list[list[Event]], wi
     assert find_repeats(landed(own), map(keys, earlier), window).rows() == expected
     together = keys([event for hour in earlier for event in hour])
     assert find_repeats(landed(own), [together], window).rows() == expected
+
+
+def as_index(frame: pl.DataFrame) -> Keys:
+    """The same keys in the order of a key index, which is that of the frame or, of landed events, not."""
+    sorted_ = frame.sort("high", "low", "time", maintain_order=True)
+    return Keys(*(sorted_[name].to_numpy() for name in ("high", "low", "time", "content")))
+
+
+def halved(frame: pl.DataFrame) -> pl.DataFrame:
+    """Identities that share halves with one another."""
+    return frame.with_columns(high=pl.col("low") // 2, low=pl.col("low") % 2)
+
+
+@settings(deadline=None)
+@given(hours(), st.integers(1, 2 * HOUR))
+def test_repeats_among_candidates_are_all_there_are(several: list[list[Event]], window: int):
+    *earlier, own = several
+    events = halved(landed(own))
+    before = [halved(keys(hour)) for hour in earlier]
+    of_hour = events.sort("high", "low", "time", maintain_order=True)
+    # As in the pipeline: of the hours before, only keys with a `high` of the hour are there.
+    met = [frame.filter(pl.col("high").is_in(events["high"].implode())) for frame in before]
+    chosen = candidates(as_index(events), joined([as_index(frame) for frame in met]))
+    some = of_hour.filter(pl.Series(chosen, dtype=pl.Boolean)).sort("row")
+    found = find_repeats(some, met, window)
+    assert found.equals(find_repeats(events, before, window))
+    assert found.rows() == slow_obvious_loop(own, earlier, window)
+
+
+def test_candidates_are_few():
+    highs = [1, 2, 2, 3, 4, 4, 5]
+    lows = [0, 0, 0, 0, 0, 1, 0]
+    own = Keys(np.array(highs, np.uint64), np.array(lows, np.uint64), np.zeros(7, np.int64), np.zeros(7, np.uint64))
+    assert candidates(own, no_keys()).tolist() == [False, True, True, False, False, False, False]
+    assert candidates(own, own.where(np.array([3]))).tolist() == [False, True, True, True, False, False, False]
+    assert candidates(no_keys(), own).tolist() == candidates(no_keys(), no_keys()).tolist() == []
 
 
 def test_many_ties_keep_landing_order():

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amp_pipeline.core import envelope
-from amp_pipeline.core.envelope import REASONS, Bad, Data, Envelope, read, read_line
+from amp_pipeline.core.envelope import REASONS, Bad, Data, Envelope, read_line
 
 READ = ["$insert_id", "device_id", "uuid", "event_type", "server_upload_time", "client_event_time", "event_time"]
 FIELDS = [*READ, "event_id", "app", "amplitude_id", "data", "merged_amplitude_id", "City", "city", "\ud800"]
@@ -43,13 +43,6 @@ def slow(line: bytes) -> Envelope | Bad:
 @given(lines())
 def test_fast_and_exact_way_agree(line: bytes):
     assert read_line(line) == slow(line)
-
-
-@settings(deadline=None)
-@given(st.lists(lines() | st.binary(max_size=6).map(lambda text: text.replace(b"\n", b"")), max_size=4))
-def test_a_line_is_read_alike_alone_and_among_others(several: list[bytes]):
-    assert read(several) == [read_line(line) for line in several]
-    assert [read([line])[0] for line in several] == [read_line(line) for line in several]
 
 
 @settings(deadline=None)
@@ -103,7 +96,6 @@ def test_line_that_is_no_object_is_quarantined(line: bytes, reason: str):
     found = read_line(line)
     assert isinstance(found, Bad)
     assert found.reason == reason
-    assert read([b"{}", line]) == [Envelope(), found]
 
 
 @pytest.mark.parametrize("name", READ)
@@ -192,7 +184,7 @@ def test_bad_field_does_not_hide_that_the_line_is_no_json():
 
 
 def test_blank_line_is_nothing():
-    assert read([b"", b" \t\r", b"{}"]) == [None, None, Envelope()]
+    assert [read_line(line) for line in (b"", b" \t\r", b"{}")] == [None, None, Envelope()]
 
 
 def test_details_hold_no_value_of_the_line():

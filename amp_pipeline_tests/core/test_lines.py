@@ -2,15 +2,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amp_pipeline.core.lines import BYTE_ORDER_MARK, is_blank, split
+from amp_pipeline.core.lines import BYTE_ORDER_MARK, Block, block_of, is_blank, split, split_stored
 
+LINES = st.lists(st.binary(max_size=4).map(lambda line: line.replace(b"\n", b"")), max_size=8)
 TEXTS = st.lists(
     st.sampled_from([b"a", b"{}", b"\n", b"\r", b"\r\n", b" ", b"\t", BYTE_ORDER_MARK, b"\xef", b"\0"])
 ).map(b"".join)
 
 
 def lines(*blocks: bytes) -> list[bytes]:
-    return [line for found in split(blocks) for line in found]
+    return [line for found in split(blocks) for line in found.lines]
 
 
 def obvious(text: bytes) -> list[bytes]:
@@ -55,3 +56,45 @@ def test_lines_of(text: bytes, expected: list[bytes]):
 def test_blank_is_spaces_tabs_and_carriage_returns_alone():
     assert all(map(is_blank, [b"", b" ", b"\t \r"]))
     assert not any(map(is_blank, [b"{}", b"\x0b", b"\xc2\xa0", b"\0"]))
+
+
+@given(TEXTS, st.integers(1, 5))
+def test_blocks_hold_whole_lines_and_none_is_empty(text: bytes, size: int):
+    blocks = list(split(text[at : at + size] for at in range(0, len(text), size)))
+    assert all(block.text.endswith(b"\n") for block in blocks)
+
+
+@given(st.lists(st.binary(max_size=4)))
+def test_what_was_packed_is_read_back_as_it_is_without_what_has_no_line_end(pieces: list[bytes]):
+    *ended, _ = b"".join(pieces).split(b"\n")
+    assert [line for block in split_stored(pieces) for line in block.lines] == ended
+
+
+@given(LINES)
+def test_block_knows_where_its_lines_are(lines: list[bytes]):
+    block = block_of(lines)
+    assert block.lines == lines
+    assert len(block) == len(lines)
+    assert [block.line(number) for number in range(len(lines))] == lines
+    assert block.text == b"".join(line + b"\n" for line in lines)
+    assert [block.text[s:e] for s, e in zip(block.starts.tolist(), block.ends.tolist(), strict=True)] == lines
+
+
+@given(LINES, st.integers(0, 10))
+def test_first_lines_of_a_block(lines: list[bytes], count: int):
+    assert block_of(lines).first(count).lines == lines[:count]
+
+
+@given(LINES, st.integers(1, 20))
+def test_pieces_of_a_block_are_its_lines_again_and_no_larger_than_need_be(lines: list[bytes], size: int):
+    pieces = list(block_of(lines).pieces(size))
+    assert [line for piece in pieces for line in piece.lines] == lines
+    for piece in pieces:
+        assert len(piece) > 0
+        assert len(piece.text) - len(piece.lines[-1]) - 1 < size
+
+
+def test_block_without_lines():
+    assert (len(Block(b"")), Block(b"").lines, Block(b"").starts.tolist(), Block(b"").ends.tolist()) == (0, [], [], [])
+    assert block_of([]).text == b""
+    assert list(Block(b"").pieces(5)) == []

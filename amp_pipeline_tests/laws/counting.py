@@ -1,6 +1,6 @@
 """A store that tells before each call that a method is about to be called."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from typing_extensions import override
 
@@ -38,9 +38,14 @@ class ToldStore(ObjectStore):
         return self._store.chunks(name)
 
     @override
-    def put(self, name: str, data: bytes) -> None:
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        self._tell("read_range", self.uri(name))
+        return self._store.read_range(name, start, length)
+
+    @override
+    def put_chunks(self, name: str, chunks: Iterable[bytes]) -> None:
         self._tell("put", self.uri(name))
-        self._store.put(name, data)
+        self._store.put_chunks(name, chunks)
 
     @override
     def delete(self, name: str) -> None:

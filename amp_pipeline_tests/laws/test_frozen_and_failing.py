@@ -76,7 +76,7 @@ class House:
 
     def kept(self, hour: Hour) -> list[bytes]:
         deduped = self.project().deduped
-        return [line for lines in deduped.open_parts(deduped.dedupe(hour)) for line in lines]
+        return [line for block in deduped.open_parts(deduped.dedupe(hour)) for line in block.lines]
 
     def force(self, hour: Hour, stores: OpenStore | None = None) -> None:
         """Make and deliver an hour again, whether or not anything changed."""
@@ -373,7 +373,7 @@ def test_a_stray_that_landing_the_window_brings_in_is_deduplicated_at_once(tmp_p
     house.project().raw.land(B)
     this = house.project()
     record = this.deduped.dedupe(B)
-    assert [line for lines in this.deduped.open_parts(record) for line in lines] == [stray, own]
+    assert [line for block in this.deduped.open_parts(record) for line in block.lines] == [stray, own]
     assert this.deduped.identities_seen_twice(B) == 0
     assert list(house.project().stale_events([B])) == []
 

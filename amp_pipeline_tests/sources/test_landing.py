@@ -74,7 +74,7 @@ def reader(data: bytes) -> ObjectReader:
 )
 def test_object_is_read_to_its_lines_and_its_digest(data: bytes):
     found = reader(data)
-    assert [line for lines in found.blocks() for line in lines] == [b'{"a":1}', b"", b'{"a":2}']
+    assert [line for block in found.blocks() for line in block.lines] == [b'{"a":1}', b"", b'{"a":2}']
     assert found.sha256 == hashlib.sha256(data).hexdigest()
     assert found.damage is None
     assert found.unfinished
@@ -89,7 +89,7 @@ def test_object_that_ends_with_a_line_end_is_finished():
 def test_damage_is_kept_with_the_digest_of_the_whole_object():
     data = gzip.compress(TEXT + b"\n") + b"junk"
     found = reader(data)
-    assert [line for lines in found.blocks() for line in lines] == [b'{"a":1}', b"", b'{"a":2}']
+    assert [line for block in found.blocks() for line in block.lines] == [b'{"a":1}', b"", b'{"a":2}']
     assert "a.json.gz" in str(found.damage)
     assert found.sha256 == hashlib.sha256(data).hexdigest()
 

@@ -48,7 +48,7 @@ def test_counts_add_up():
     assert (record.landed, record.made, record.quarantined, record.repeats, record.rows) == (4, 2, 2, 2, 2)
     assert record.landed + record.made == record.quarantined + record.repeats + record.rows
     assert record.reasons == {"not_json": 1, "wrong_type": 1}
-    (bad, worse) = trial.run().merged_workspace.report("merged_quarantine", ZERO)
+    bad, worse = trial.run().merged_workspace.report("merged_quarantine", ZERO)
     assert (bad["line"], worse["line"], bad["object"]) == (4, 5, merged_name(ZERO))
 
 

@@ -192,7 +192,7 @@ def test_stray_lands_in_its_own_hour_with_its_origin():
     assert trial.raw(ZERO).landed == 2
     record = trial.raw(ONE)
     assert (record.landed, record.strays_in) == (3, 2)
-    lines = [(name, list(numbers), found) for name, numbers, found in trial.project().raw.lines(record)]
+    lines = [(name, list(numbers), found.lines) for name, numbers, found in trial.project().raw.lines(record)]
     strays = [item for item in lines if item[0] == FIRST and item[1]]
     assert strays == [(FIRST, [2, 5], [event(HOUR_US), event(HOUR_US + 2)])]
 

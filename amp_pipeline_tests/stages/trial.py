@@ -1,7 +1,7 @@
 """One small organization over stores in memory, for tests of sources, stages and destinations."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,14 @@ class NotingStore(MemoryStore):
         return super().chunks(name)
 
     @override
-    def put(self, name: str, data: bytes) -> None:
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        self.read.append(name)
+        return super().read_range(name, start, length)
+
+    @override
+    def put_chunks(self, name: str, chunks: Iterable[bytes]) -> None:
         self.written.append(name)
-        super().put(name, data)
+        super().put_chunks(name, chunks)
 
     @override
     def delete(self, name: str) -> None:
@@ -56,7 +61,7 @@ class NotingStore(MemoryStore):
         return [info.name for info in self.find(prefix)]
 
     def lines(self, name: str) -> list[bytes]:
-        return [line for found in split(unpack([self.get(name)], name)) for line in found]
+        return [line for found in split(unpack([self.get(name)], name)) for line in found.lines]
 
 
 class Trial:
@@ -104,7 +109,7 @@ class Trial:
         return self.project().raw.land(hour, **how)
 
     def quarantine(self, hour: Hour) -> list[dict[str, Any]]:
-        return self.project().workspace.report("quarantine", hour)
+        return list(self.project().workspace.report("quarantine", hour))
 
     def deduped(self, hour: Hour, **how: bool) -> DedupedRecord:
         return self.project().deduped.dedupe(hour, **how)
@@ -112,10 +117,10 @@ class Trial:
     def kept(self, hour: Hour) -> list[bytes]:
         """The hour's lines that are not repeats, as they are stored."""
         deduped = self.project().deduped
-        return [line for lines in deduped.open_parts(deduped.dedupe(hour)) for line in lines]
+        return [line for block in deduped.open_parts(deduped.dedupe(hour)) for line in block.lines]
 
     def repeats(self, hour: Hour) -> list[dict[str, Any]]:
-        return self.project().workspace.report("repeats", hour)
+        return list(self.project().workspace.report("repeats", hour))
 
     def merged(self, hour: Hour) -> MergedRecord:
         return self.run().merged.merge(hour)
