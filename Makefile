@@ -6,6 +6,7 @@ WORKERS = 2
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+BENCH_INSTALLED := .venv-bench/.installed
 
 # Kept between starts, so that runs, backfills and their logs are still there the next day. Delete the folder to forget them.
 DAGSTER_HOME_DIR := $(CURDIR)/.dagster_home
@@ -21,7 +22,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test soak ui check lint fmt constraints clean
+.PHONY: help demo test soak bench ui check lint fmt constraints clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +36,10 @@ test: check ## Run the checks and all tests but the long ones
 
 soak: $(INSTALLED) ## Run the long tests
 	$(BIN)/pytest -m soak
+
+# Needs Java 17 for PySpark, and 10 GB of disk for a week of key indexes. For one work: make bench BENCH='--works a'
+bench: $(BENCH_INSTALLED) ## Measure beside DuckDB, pandas and PySpark (an hour; BENCH='--works a' for one work)
+	.venv-bench/bin/python benchmarks/run.py $(BENCH)
 
 # Stop it with Ctrl-C. It warns that the dagster.yaml of this folder is not used; it is, by the link in DAGSTER_HOME.
 ui: $(INSTALLED) .dagster_home/dagster.yaml ## Start Dagster at http://127.0.0.1:3000 (or PORT=…)
@@ -60,12 +65,25 @@ constraints: ## Pin the newest versions that fit pyproject.toml (needs uv)
 		--no-header --no-annotate --output-file constraints.txt pyproject.toml
 
 clean: ## Remove the virtual environment, the demo's data and caches (not .dagster_home)
-	rm -rf .venv .demo .hypothesis .import_linter_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .venv-bench .bench .demo .hypothesis .import_linter_cache .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .dagster_home/dagster.yaml:
 	@mkdir -p .dagster_home
 	@ln -sf ../dagster.yaml $@
+
+# Peers have an environment of their own: they pin what we would not.
+$(BENCH_INSTALLED): pyproject.toml constraints.txt
+	@rm -f $@
+	@set -e; \
+	if command -v uv >/dev/null; then \
+		uv venv --quiet --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv-bench; \
+		uv pip install --quiet --python .venv-bench/bin/python -c constraints.txt -e '.[bench]'; \
+	else \
+		$(PYTHON) -m venv --clear .venv-bench; \
+		.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'; \
+	fi
+	@touch $@
 
 # The stamp is written last and taken away first, so an install that was killed starts afresh the next time.
 $(INSTALLED): pyproject.toml constraints.txt
