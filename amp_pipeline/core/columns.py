@@ -155,7 +155,8 @@ class Reader:
             event = _NO_EVENT
         columns.events.append(event)
         columns.merged.append(merged)
-        columns.contents.append(content)
+        if self._with_contents:
+            columns.contents.append(content)
 
     def _event(self, line: bytes) -> tuple[Any, int | None, int]:
         if is_blank(line):

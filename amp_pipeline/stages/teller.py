@@ -1,8 +1,8 @@
 """Telling blocks apart in processes of their own, where one hour is large: Python reads JSON on one core at a time.
 
-The workers are this module, run, and forked before it does anything, since importing costs half a second of CPU.
-They read blocks from pipes, answer through pipes, and end when those do. So they know nothing of the process that
-started them, Dagster's or another, and end with it.
+A worker is this module, run: it reads blocks from its standard input, answers on its standard output, and ends when
+the input does. So it knows nothing of the process that started it, Dagster's or another, and ends with it. Not forked:
+numpy and polars have threads, and what those hold in a fork is held for ever.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import msgspec
 
@@ -57,7 +57,7 @@ class Workers:
             WorkerError: A worker ended, killed for want of memory perhaps.
         """
         if self._crew is None:
-            self._crew = _Crew(min(MOST_WORKERS, len(os.sched_getaffinity(0))))
+            self._crew = _Crew(min(MOST_WORKERS, _cores()))
         crew = self._crew
         waiting: list[Future[Told]] = []
         try:
@@ -75,6 +75,11 @@ class Workers:
                 future.cancel()
 
 
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class _Crew:
     """Some workers, and a thread for each that waits for its answers."""
 
@@ -82,23 +87,20 @@ class _Crew:
         self.count = count
         self.threads = ThreadPoolExecutor(count, thread_name_prefix="teller")
         self.idle: _Idle = SimpleQueue()
-        theirs: list[int] = []
-        pipes: list[BinaryIO] = []
-        for _ in range(count):
-            (blocks, to), (source, answers) = os.pipe(), os.pipe()
-            # A user may have only so much of it; then it goes on a little slower.
-            with suppress(OSError):
-                fcntl.fcntl(to, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-            theirs += [blocks, answers]
-            pair = os.fdopen(to, "wb", buffering=0), os.fdopen(source, "rb", buffering=0)
-            self.idle.put(pair)
-            pipes += pair
-        process = subprocess.Popen(  # noqa: S603 - this module, by this Python
-            [sys.executable, "-m", __name__, *map(str, theirs)], stdin=subprocess.DEVNULL, pass_fds=theirs
-        )
-        for descriptor in theirs:
-            os.close(descriptor)
-        weakref.finalize(self, _stop, self.threads, pipes, process)
+        workers = [_start() for _ in range(count)]
+        for worker in workers:
+            self.idle.put((cast(BinaryIO, worker.stdin), cast(BinaryIO, worker.stdout)))
+        weakref.finalize(self, _stop, self.threads, workers)
+
+
+def _start() -> subprocess.Popen[bytes]:
+    worker = subprocess.Popen(  # noqa: S603 - this module, by this Python
+        [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    )
+    # Linux has it, and a user may have only so much of it; without it goes on a little slower.
+    with suppress(OSError, AttributeError):
+        fcntl.fcntl(cast(BinaryIO, worker.stdin), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    return worker
 
 
 def _ask(idle: _Idle, text: bytes, rules: Rules) -> Told:
@@ -118,11 +120,13 @@ def _ask(idle: _Idle, text: bytes, rules: Rules) -> Told:
         idle.put(pair)
 
 
-def _stop(threads: ThreadPoolExecutor, pipes: list[BinaryIO], process: subprocess.Popen[bytes]) -> None:
+def _stop(threads: ThreadPoolExecutor, workers: list[subprocess.Popen[bytes]]) -> None:
     threads.shutdown(cancel_futures=True)
-    for pipe in pipes:
-        pipe.close()
-    process.wait()
+    for worker in workers:
+        cast(BinaryIO, worker.stdin).close()
+    for worker in workers:
+        worker.wait()
+        cast(BinaryIO, worker.stdout).close()
 
 
 def _send(to: BinaryIO, data: bytes) -> None:
@@ -169,6 +173,7 @@ def _work(blocks: BinaryIO, answers: BinaryIO) -> None:
     """Answer until there is no more to read."""
     # Nothing here makes cycles, and a million short-lived tuples would be looked through again and again.
     gc.disable()
+    _keep_memory()
     teller = Teller()
     while True:
         try:
@@ -178,25 +183,6 @@ def _work(blocks: BinaryIO, answers: BinaryIO) -> None:
         _send(answers, _encode(teller.tell(Block(_receive(blocks)), rules)))
 
 
-def _main(descriptors: list[int]) -> None:
-    """Be one worker, and fork the others; pairs of file descriptors are where each reads and answers."""
-    _keep_memory()
-    pairs = list(zip(descriptors[::2], descriptors[1::2], strict=True))
-    mine, children = pairs[0], list[int]()
-    for pair in pairs[1:]:
-        child = os.fork()
-        if not child:
-            mine, children = pair, []
-            break
-        children.append(child)
-    # Held open by another, a pipe would not end with its worker.
-    for descriptor in {*descriptors} - {*mine}:
-        os.close(descriptor)
-    with os.fdopen(mine[0], "rb", buffering=0) as blocks, os.fdopen(mine[1], "wb", buffering=0) as answers:
-        _work(blocks, answers)
-    for child in children:
-        os.waitpid(child, 0)
-
-
 if __name__ == "__main__":
-    _main([int(descriptor) for descriptor in sys.argv[1:]])
+    with os.fdopen(0, "rb", buffering=0) as blocks, os.fdopen(1, "wb", buffering=0) as answers:
+        _work(blocks, answers)
