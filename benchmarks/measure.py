@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-_PERIOD = 0.05
+_PERIOD = 0.25
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _PR_SET_CHILD_SUBREAPER = 36
 

@@ -1,11 +1,12 @@
 """All side-by-side runs behind the numbers in the docs: `make bench`.
 
-    python benchmarks/run.py [--works a,b,c,d] [--events 500000] [--runs 5] [--peers limit,duckdb,pandas,pyspark]
+    python benchmarks/run.py [--works a,b,c,d,e] [--events 500000] [--runs 5] [--peers limit,duckdb,pandas,pyspark]
 
 * a: one hour, landed json.gz to archive json.gz without repeats, amp_pipeline beside its peers
 * b: the same hour with the key indexes of a full week behind it
 * c: growth: 10 thousand to 5 million events in the hour
 * d: compress once: ten deliveries of the hour, and a filtered one, beside a single one
+* e: the example's 216 small hours as one range, with Dagster and without
 
 Runners take turns on the same files, one whole round after the other. What they kept is compared after each round,
 before any time is printed. Writes results.json and the tables of RESULTS.md beside this file.
@@ -141,6 +142,12 @@ def work_d(bench: Bench) -> dict[str, Any]:
     return {"samples": bench.rounds(commands), "made": _made(landing)}
 
 
+def work_e(bench: Bench) -> dict[str, Any]:
+    """Many small hours, of which Dagster takes most of the time."""
+    command = [str(HERE / "example.py"), str(bench.out("example"))]
+    return {"samples": bench.rounds({"example": command})}
+
+
 def _amp(landing: Path, out: Path) -> list[str]:
     return [str(HERE / "amp.py"), "run", str(landing), str(out)]
 
@@ -271,11 +278,31 @@ def _table_d(done: dict[str, Any]) -> str:
     return f"{table}\n\nThe filtered delivery alone: {cpu:.2f} CPU seconds."
 
 
+def _table_e(done: dict[str, Any]) -> str:
+    found = [sample["result"] for sample in done["samples"]["example"]]
+    middle = {key: statistics.median(one[key] for one in found) for key in found[0]}
+    hours = middle["hours"]
+    rows = [
+        [
+            "all, by amp-pipeline deliver",
+            f"{middle['dagster_seconds']:.1f}",
+            f"{middle['dagster_seconds'] / hours:.3f}",
+        ],
+        ["of it amp_pipeline's own", f"{middle['ours_seconds']:.1f}", f"{middle['ours_seconds'] / hours:.3f}"],
+    ]
+    table = _table([f"{hours:.0f} hours", "wall seconds", "an hour"], rows)
+    return (
+        f"{table}\n\nWithout Dagster an hour takes {middle['other_hour_ms']:.1f} ms, one of the "
+        f"{middle['empty_hours']:.0f} empty ones {middle['empty_hour_ms']:.1f} ms, with two deliveries and all checks."
+    )
+
+
 _WORKS = {
     "a": ("(a) One hour, deduplicated", _table_a),
     "b": ("(b) The same with a week of key indexes behind it", _table_b),
     "c": ("(c) Growth", _table_c),
     "d": ("(d) Compress once", _table_d),
+    "e": ("(e) Many small hours", _table_e),
 }
 
 
@@ -315,14 +342,11 @@ def report(results: dict[str, Any]) -> str:
         done = results["works"][letter]
         on = done["machine"]
         packages = ", ".join(f"{name} {version}" for name, version in on["packages"].items())
-        made = done["made"] if "events" in done["made"] else next(iter(done["made"].values()))
         text += [
             f"## {title}",
             "",
             f"{on['processor']}, {on['cores']} cores, {on['memory_gib']} GiB, Python {on['python']}; {packages}.",
-            f"Medians (and extent) of {done['runs']} runs, in turn. Seed {made['seed']}, {made['events']:,} events, "
-            f"{made['unpacked_bytes'] / 1e6:,.0f} MB of JSON, {made['packed_bytes'] / 1e6:,.0f} MB landed, "
-            f"{made['repeats']:.0%} repeats.",
+            f"Medians (and extent) of {done['runs']} runs, in turn. {_told_of(done.get('made'))}".rstrip(),
             "",
             table(done),
             "",
@@ -330,10 +354,21 @@ def report(results: dict[str, Any]) -> str:
     return "\n".join(text)
 
 
+def _told_of(made: dict[str, Any] | None) -> str:
+    """Return what the events of a work are."""
+    if made is None:
+        return ""
+    made = made if "events" in made else list(made.values())[-1]
+    return (
+        f"Seed {made['seed']}, {made['events']:,} events, {made['unpacked_bytes'] / 1e6:,.0f} MB of JSON, "
+        f"{made['packed_bytes'] / 1e6:,.0f} MB landed, {made['repeats']:.0%} repeats."
+    )
+
+
 def main() -> None:
     """Run the works asked for, then print and write what came out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--works", default="a,b,c,d")
+    parser.add_argument("--works", default="a,b,c,d,e")
     parser.add_argument("--events", type=int, default=500_000, help="in the hour of works a, b and d")
     parser.add_argument("--growth", default=",".join(map(str, GROWTH)), help="events in the hours of work c")
     parser.add_argument("--keys", type=int, default=0, help="in each hour of work b's week; 0: as many as events")
@@ -350,6 +385,7 @@ def main() -> None:
         "b": lambda: work_b(bench),
         "c": lambda: work_c(bench, [int(count) for count in options.growth.split(",")]),
         "d": lambda: work_d(bench),
+        "e": lambda: work_e(bench),
     }
     file = options.results / "results.json"
     # Works that are not run now stay as they were: ratios hold within a work.

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
 from itertools import count
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -31,6 +32,9 @@ from amp_pipeline.stages.raw_events import RawEvents
 from amp_pipeline.storage.objects import ObjectStore
 from amp_pipeline.workspace.records import DedupedRecord, PartRecord, RawRecord, TimeRange, widened
 from amp_pipeline.workspace.store import sha256
+
+_REPEATS_AT_ONCE = 500
+"""Repeats that are looked at together."""
 
 _LARGE_BYTES = 16 << 20
 """Unpacked; hours from here on are worth threads."""
@@ -318,6 +322,16 @@ class _ReportedRow(msgspec.Struct):
     row: int
 
 
+class _Repeat(NamedTuple):
+    """A repeat as it is met in the landing."""
+
+    at: int
+    """Its place among the hour's repeats."""
+    name: str
+    number: int
+    line: bytes
+
+
 class _SecondPass:
     """Reads the landing again: tells the lines that are kept, and reports the repeats."""
 
@@ -335,6 +349,7 @@ class _SecondPass:
         if raw.rows:
             self._read_rows(raw_events.workspace.rows(hour, raw.rows))
         self._reader = Reader(contents=False)
+        self._repeats: list[_Repeat] = []
         self.report = codec.LinePacker()
         self.first_seen: Counter[str] = Counter()
         self.repeated_types: Counter[str] = Counter()
@@ -346,14 +361,13 @@ class _SecondPass:
             here = slice(position, position + len(block))
             repeats = np.flatnonzero(self._repeat[here])
             at = np.searchsorted(self._rows, (repeats + position).astype(np.uint64))
-            self._note(
-                at.tolist(),
-                name,
-                [numbers[offset] for offset in repeats.tolist()],
-                [block.line(offset) for offset in repeats.tolist()],
-            )
+            for offset, place in zip(repeats.tolist(), at.tolist(), strict=True):
+                self._repeats.append(_Repeat(place, name, numbers[offset], block.line(offset)))
+            if len(self._repeats) >= _REPEATS_AT_ONCE:
+                self._note()
             yield block, self._keep[here]
             position += len(block)
+        self._note()
 
     def _read_rows(self, rows: Rows) -> None:
         """Find the lines to keep, and first and last of their times."""
@@ -363,10 +377,11 @@ class _SecondPass:
             self.server_upload_time = widened(self.server_upload_time, kept["time"])
             self.event_time = widened(self.event_time, kept["event_time"])
 
-    def _note(self, places: list[int], name: str, numbers: list[int], lines: list[bytes]) -> None:
-        """Report repeats: where each stands among them, and where in the landing."""
-        events = self._reader.read(block_of(lines)).events
-        for at, number, line, event in zip(places, numbers, lines, events, strict=True):
+    def _note(self) -> None:
+        """Report the repeats met since it was last done."""
+        repeats, self._repeats = self._repeats, []
+        events = self._reader.read(block_of(repeat.line for repeat in repeats)).events
+        for (at, name, number, line), event in zip(repeats, events, strict=True):
             # Whose time could not be read is in the quarantine; which time it is makes no difference to the kind.
             kind = identity.identity(event, None if event.client_event_time is None else 0)
             if kind is None:

@@ -64,6 +64,7 @@ def test_every_object_has_the_same_bytes_on_either_way(example_range: Delivered)
     assert sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)) == []
 
 
+@pytest.mark.soak
 def test_the_order_of_runs_does_not_matter(example_range: Delivered) -> None:
     organization, _, expected = example_range
     stores = InMemory(organization)

@@ -32,7 +32,7 @@ BLOCKS = [
 ] * 2
 
 
-@pytest.fixture(params=[1, 3])
+@pytest.fixture(params=[2])
 def count(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """How many workers there are."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(request.param)))
@@ -104,6 +104,7 @@ def send(processes: set[int], number: signal.Signals) -> None:
         os.kill(process, number)
 
 
+@pytest.mark.parametrize("count", [1, 3], indirect=True)
 def test_workers_tell_what_is_told_in_this_process(count: int):
     workers = Workers()
     assert told(workers, BLOCKS) == here()

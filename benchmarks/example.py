@@ -1,0 +1,81 @@
+"""The example's 216 hours as one range: how much of the time is ours, and how much Dagster's.
+
+python benchmarks/example.py OUT
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from amp import Stages, produce
+
+from amp_pipeline import config
+from amp_pipeline.core.hours import between
+from amp_pipeline.run import OrganizationRun
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "shop"
+
+
+def ours(folder: Path) -> dict[str, float]:
+    """Do each hour as Dagster does, without Dagster; return seconds."""
+    (organization,) = config.read(folder / "examples" / "shop" / config.FILE_NAME, {})
+    project = organization.projects[0]
+    hours = list(between(project.first_hour, project.last_hour or project.first_hour))
+    seconds: dict[str, float] = {}
+    for hour in hours:
+        started = time.perf_counter()
+        produce(organization, hour, Stages())
+        seconds[hour.key] = time.perf_counter() - started
+    workspace = OrganizationRun(organization).projects[project.slug].workspace
+    landed = {hour.key: record.landed for hour in hours if (record := workspace.raw(hour)) is not None}
+    return {
+        "hours": len(hours),
+        "ours_seconds": sum(seconds.values()),
+        "empty_hours": sum(not landed.get(hour.key) for hour in hours),
+        "empty_hour_ms": 1000 * statistics.median(seconds[hour.key] for hour in hours if not landed.get(hour.key)),
+        "other_hour_ms": 1000 * statistics.median(seconds[hour.key] for hour in hours if landed.get(hour.key)),
+    }
+
+
+def with_dagster(folder: Path) -> float:
+    """Deliver all hours by `amp-pipeline deliver`; return seconds."""
+    home = folder / "dagster_home"
+    home.mkdir()
+    shutil.copy(EXAMPLE.parents[1] / "dagster.yaml", home)
+    environment = os.environ | {
+        "DAGSTER_HOME": str(home),
+        "AMP_PIPELINE_ORGANIZATIONS": str(folder / "examples" / "shop"),
+    }
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "amp_pipeline.cli", "deliver", "--project", "shop"]
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our own program
+    return time.perf_counter() - started
+
+
+def copy_of_example(folder: Path) -> Path:
+    """Copy the example, which writes beside itself, into an empty folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(EXAMPLE, folder / "examples" / "shop")
+    return folder
+
+
+def main() -> None:
+    """Run both ways."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    out = parser.parse_args().out.resolve()
+    found = ours(copy_of_example(out / "ours"))
+    found["dagster_seconds"] = with_dagster(copy_of_example(out / "dagster"))
+    print(json.dumps({"work_seconds": found["ours_seconds"], "rows": found["hours"], **found}))
+
+
+if __name__ == "__main__":
+    main()
