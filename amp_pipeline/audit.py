@@ -9,7 +9,6 @@ record.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from amp_pipeline.destinations.archive import Archive, By
 from amp_pipeline.run import OrganizationRun, ProjectRun
 from amp_pipeline.storage.folder import FolderStore
 from amp_pipeline.storage.objects import ObjectStore
+from amp_pipeline.storage.scratch import scratch
 from amp_pipeline.storage.urls import open_store
 from amp_pipeline.workspace.records import PairsRecord
 from amp_pipeline.workspace.store import sha256
@@ -78,10 +78,10 @@ def audit(
     open_store: Callable[[str], ObjectStore] = open_store,
 ) -> Iterator[HourAudit]:
     """Yield what is found in each of ``hours`` for each delivery of ``project``, hour by hour."""
-    with tempfile.TemporaryDirectory(prefix="amp_pipeline-audit-") as folder:
-        scratch = _scratch_stores(organization, Path(folder), open_store)
+    with scratch() as folder:
+        stores = _scratch_stores(organization, folder, open_store)
         real = OrganizationRun(organization, open_store)
-        again = OrganizationRun(organization, scratch)
+        again = OrganizationRun(organization, stores)
         _copy_acceptances(real, again)
         _copy_frozen(real, again)
         _land_around(again.projects[project.slug], hours)
@@ -213,6 +213,8 @@ class _Checker:
         try:
             if record.keys:
                 self._real.workspace.keys(hour, record.keys).all()
+            if record.rows:
+                self._real.workspace.rows(hour, record.rows)
             if record.keys != expected.keys:
                 found.append(
                     Finding(ORDER, "the key index is not what landed; materialize raw_events of the hour again, forced")

@@ -196,8 +196,8 @@ class Organization(_Model):
     memory: MemoryField = Field(
         default=1 << 30,
         ge=256 << 20,
-        description="About how much memory a run may use, like 512MiB or 2GiB. Hours with more keys than fit are "
-        "sorted in shares on local disk.",
+        description="About how much memory the keys of an hour may take, like 512MiB or 2GiB; hours with more of them "
+        "are sorted in shares on local disk.",
     )
     owners: tuple[str, ...] = Field(default=(), description="Who answers for the data: e-mail addresses, or team:name.")
     projects: tuple[Project, ...] = Field(min_length=1, description="The organization's projects.")

@@ -12,6 +12,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Va
 from amp_pipeline.core.hours import Hour
 
 _DURATION = re.compile(r"(\d+)\s*(d|h|m|s)")
+_SECONDS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
+_LONGEST_SECONDS = 100 * 366 * 86_400
 _UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 _MEMORY = re.compile(r"(\d+)\s*(MiB|GiB)")
 
@@ -32,6 +34,8 @@ def _duration(value: object) -> object:
     if match is None or not int(match[1]):
         raise ValueError("write a length of time like 7d, 36h or 90m")
     try:
+        if int(match[1]) * _SECONDS[match[2]] > _LONGEST_SECONDS:
+            raise OverflowError
         return timedelta(**{_UNITS[match[2]]: int(match[1])})
     except OverflowError:
         raise ValueError("write a shorter length of time, like 7d, 36h or 90m") from None

@@ -265,9 +265,9 @@ def pack_whole(lines: Iterable[bytes]) -> Part:
 class LinePacker:
     """One part in the making, line by line."""
 
-    def __init__(self) -> None:
-        """Begin without lines."""
-        self._stream = _Stream("fast")
+    def __init__(self, in_memory: int = _IN_MEMORY_BYTES) -> None:
+        """Begin without lines; from ``in_memory`` packed bytes on, they go to local disk."""
+        self._stream = _Stream("fast", in_memory)
         self._batch: list[bytes] = []
         self._batch_bytes = 0
         self.rows = 0
@@ -311,6 +311,7 @@ class PartsPacker:
         *,
         compression: Compression = "balanced",
         at_once: bool = True,
+        in_memory: int = _IN_MEMORY_BYTES,
     ) -> None:
         """Begin without lines.
 
@@ -319,13 +320,15 @@ class PartsPacker:
             done: Is given each part, in order.
             compression: How small the parts are made.
             at_once: Pack on the spot, without a thread of its own.
+            in_memory: Packed bytes from which a part goes to local disk.
         """
         self._most_rows = size.events or _NO_BOUND
         self._most_bytes = size.unpacked_bytes or _NO_BOUND
         self._done = done
         self._compression: Compression = compression
+        self._in_memory = in_memory
         self._lane: Behind[None] = Behind(at_once=at_once)
-        self._stream = _Stream(self._compression)
+        self._stream = _Stream(self._compression, self._in_memory)
         self._rows = 0
         self._bytes = 0
 
@@ -370,7 +373,7 @@ class PartsPacker:
     def _finish(self) -> None:
         if self._rows:
             self._lane.do(self._hand_on, self._stream, self._rows)
-            self._stream = _Stream(self._compression)
+            self._stream = _Stream(self._compression, self._in_memory)
             self._rows = self._bytes = 0
 
     def _hand_on(self, stream: _Stream, rows: int) -> None:
@@ -384,9 +387,9 @@ class _Stream:
     came.
     """
 
-    def __init__(self, compression: Compression) -> None:
+    def __init__(self, compression: Compression, in_memory: int) -> None:
         self._deflater = _deflater(compression)
-        self._file: IO[bytes] = SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115 - closed with this or the part
+        self._file: IO[bytes] = SpooledTemporaryFile(in_memory)  # noqa: SIM115 - closed with this or the part
         self._closing = weakref.finalize(self, self._file.close)
         self._hash = hashlib.sha256()
         self._rest = b""

@@ -167,7 +167,10 @@ class KeyIndex:
         header = read(0, HEADER_BYTES)
         self.count = int.from_bytes(header[8:16], "little")
         if header[:8] != _KEYS_MAGIC or size != rest_start(self.count) + self.count * REST.itemsize:
-            raise WorkspaceError(f"{name} is not a whole {_KEYS_MAGIC.decode()} file ({size} bytes)")
+            raise WorkspaceError(
+                f"{name} is not a whole {_KEYS_MAGIC.decode()} file ({size} bytes); "
+                "delete it and run its hour again, forced"
+            )
         entries = read(HEADER_BYTES, high_start(self.count) - HEADER_BYTES)
         if header != keys_header(self.count, entries):
             raise self._damaged()
@@ -260,7 +263,10 @@ class Rows:
         header = read(0, HEADER_BYTES)
         self.events, self.keys = (int.from_bytes(header[at : at + 8], "little") for at in (8, 16))
         if header[:8] != _ROWS_MAGIC or size != self._ranks_start + self.keys * RANK.itemsize:
-            raise WorkspaceError(f"{name} is not a whole {_ROWS_MAGIC.decode()} file ({size} bytes)")
+            raise WorkspaceError(
+                f"{name} is not a whole {_ROWS_MAGIC.decode()} file ({size} bytes); "
+                "delete it and run its hour again, forced"
+            )
 
     def chunks(self, events: int = 1 << 17) -> Iterator[npt.NDArray[np.void]]:
         """Yield the events in landing order, records of ``row``, ``time`` and ``event_time``, some at a time."""

@@ -65,6 +65,17 @@ class Block:
         """Return the first lines."""
         return self if lines >= len(self) else Block(self.text[: int(self.ends[lines - 1]) + 1 if lines > 0 else 0])
 
+    def at_most(self, lines: int) -> Iterator[Block]:
+        """Yield the lines again in blocks of at most so many."""
+        if len(self) <= lines:
+            yield self
+            return
+        start = 0
+        for last in range(lines - 1, len(self) + lines - 1, lines):
+            end = int(self.ends[min(last, len(self) - 1)]) + 1
+            yield Block(self.text[start:end])
+            start = end
+
     def pieces(self, size: int) -> Iterator[Block]:
         """Yield the lines again in blocks of about ``size`` bytes."""
         start = 0

@@ -1,6 +1,6 @@
 """Two things at once inside one process: reading ahead of who needs it, and writing behind who made it.
 
-Threads are enough for both cores: unpacking, packing, digests and files release Python's lock. Small work is done on
+Threads are enough for that: unpacking, packing, digests and files release Python's lock. Small work is done on
 the spot, since a thread costs more than it.
 """
 

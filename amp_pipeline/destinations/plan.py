@@ -32,6 +32,10 @@ _LARGE_BYTES = 16 << 20
 """Unpacked; hours from here on are worth threads."""
 
 
+_IN_MEMORY_BYTES = 1 << 20
+"""All parts of an hour are there until its commit, so all but small ones are on local disk."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A file to be delivered, and where its bytes are."""
@@ -177,7 +181,9 @@ class Planner:
             plan.add("events", self.names.part(hour, next(numbers)), record, part.chunks)
 
         parts = self._delivery.parts or self._project.parts
-        with codec.PartsPacker(parts.size, add, compression=parts.compression, at_once=at_once) as packer:
+        with codec.PartsPacker(
+            parts.size, add, compression=parts.compression, at_once=at_once, in_memory=_IN_MEMORY_BYTES
+        ) as packer:
             blocks = self._stored(hour, events)
             for block in blocks if at_once else ahead(blocks):
                 packer.add(block, chosen.of(block))

@@ -30,6 +30,7 @@ from amp_pipeline.core.lines import Block, block_of, split_stored
 from amp_pipeline.core.overlap import Behind
 from amp_pipeline.stages.raw_events import RawEvents
 from amp_pipeline.storage.objects import ObjectStore
+from amp_pipeline.storage.scratch import explained
 from amp_pipeline.workspace.records import DedupedRecord, PartRecord, RawRecord, TimeRange, widened
 from amp_pipeline.workspace.store import sha256
 
@@ -187,6 +188,9 @@ class DedupedEvents:
             try:
                 if self.raw.has_landed(earlier):
                     keys = self.raw.land(earlier).keys
+                elif self.workspace.has_record("raw", earlier):
+                    # Of another version, and its landing is gone.
+                    found.missing.append(earlier.key)
             except AmpError:
                 # And so does what is on record of an hour that can't be read; ours is stale once it can.
                 found.missing.append(earlier.key)
@@ -279,7 +283,7 @@ class DedupedEvents:
             check_part(self.workspace.store, record)
             return record
 
-        with Behind[PartRecord](at_once=at_once) as written:
+        with explained(), Behind[PartRecord](at_once=at_once) as written:
             parts = self.project.parts
             with codec.PartsPacker(
                 parts.size, lambda part: written.do(put, part), compression=parts.compression, at_once=at_once

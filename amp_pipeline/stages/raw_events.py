@@ -31,6 +31,9 @@ from amp_pipeline.workspace.store import ProjectStore
 LARGE_BYTES = 24 << 20
 """Packed; hours from here on are worth processes, which cost half a second of CPU to start."""
 
+_LINES_AT_ONCE = 16_384
+"""What is read of a line takes up to 2 KB, however short it is."""
+
 
 class RawEvents:
     """The landed hours of a project, as one run sees them."""
@@ -346,9 +349,10 @@ def _numbered(reader: ObjectReader, *, stray: bool) -> Iterator[tuple[Sequence[i
             yield [int(number) for number, _, _ in pairs], block_of(line for _, _, line in pairs)
         return
     first = 1
-    for block in reader.blocks():
-        yield range(first, first + len(block)), block
-        first += len(block)
+    for large in reader.blocks():
+        for block in large.at_most(_LINES_AT_ONCE):
+            yield range(first, first + len(block)), block
+            first += len(block)
 
 
 def _stray_origin(store: ObjectStore, file: str) -> str:

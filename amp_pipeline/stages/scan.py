@@ -17,6 +17,9 @@ from amp_pipeline.core.telling import Told
 from amp_pipeline.workspace.keys import KeysWriter
 from amp_pipeline.workspace.store import quarantined
 
+_IN_MEMORY_BYTES = 256 << 10
+"""There may be strays to many hours."""
+
 
 class Scan:
     """Takes what is told of an hour's blocks, in order, and keeps what the hour's record and index need."""
@@ -82,6 +85,6 @@ class Scan:
     def _stray(self, target: Hour, name: str, number: int, line: bytes) -> None:
         """Keep a line behind its number; the file's first line names the landing object."""
         if (target, name) not in self.strays:
-            self.strays[target, name] = codec.LinePacker()
+            self.strays[target, name] = codec.LinePacker(_IN_MEMORY_BYTES)
             self.strays[target, name].add(msgspec.json.encode(name))
         self.strays[target, name].add(b"%d\t%s" % (number, line))

@@ -1,8 +1,8 @@
 """Telling blocks apart in processes of their own, where one hour is large: Python reads JSON on one core at a time.
 
-A worker is this module, run: it reads blocks from its standard input, answers on its standard output, and ends when
-the input does. So it knows nothing of the process that started it, Dagster's or another, and ends with it. Not forked:
-numpy and polars have threads, and what those hold in a fork is held for ever.
+A worker is this module, running :func:`main`: it reads blocks from its standard input, answers on its standard
+output, and ends when the input does. So it knows nothing of the process that started it, Dagster's or another, and
+ends with it. Not forked: numpy and polars have threads, and what those hold in a fork is held for ever.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import gc
+import logging
 import os
+import signal
 import subprocess
 import sys
 import weakref
@@ -22,57 +24,65 @@ from typing import BinaryIO, cast
 
 import msgspec
 
-from amp_pipeline.core.errors import AmpError
 from amp_pipeline.core.lines import Block
 from amp_pipeline.core.telling import Rules, Teller, Told
 
 MOST_WORKERS = 8
 """One process unpacks for about so many."""
 
+_log = logging.getLogger(__name__)
+_PATIENCE_SECONDS = 10
 _LENGTH_BYTES = 8
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 _KEPT_BYTES = 32 << 20
 _PIPE_BYTES = 1 << 20  # what any user may have
-_Idle = SimpleQueue[tuple[BinaryIO, BinaryIO]]
+_Idle = SimpleQueue[subprocess.Popen[bytes] | None]
 _encode = msgspec.msgpack.Encoder().encode
 _told = msgspec.msgpack.Decoder(Told).decode
 _rules = msgspec.msgpack.Decoder(Rules).decode
 
 
-class WorkerError(AmpError):
-    """A worker process ended before its work was done."""
-
-
 class Workers:
-    """Worker processes, started when first needed, one for each core."""
+    """This process and a worker process for each other core, started when first needed."""
 
     def __init__(self) -> None:
         """Begin without processes."""
         self._crew: _Crew | None = None
+        self._teller = Teller()
 
     def tell(self, blocks: Iterator[tuple[Block, Rules]]) -> Iterator[Told]:
-        """Yield what the lines of each block are, in order.
-
-        Raises:
-            WorkerError: A worker ended, killed for want of memory perhaps.
-        """
-        if self._crew is None:
-            self._crew = _Crew(min(MOST_WORKERS, _cores()))
-        crew = self._crew
-        waiting: list[Future[Told]] = []
+        """Yield what the lines of each block are, in order; what a worker leaves undone is done here."""
+        crew = self._crew = self._crew or _crew()
+        waiting: list[tuple[Future[Told], Block, Rules]] = []
         try:
             for block, rules in blocks:
-                waiting.append(crew.threads.submit(_ask, crew.idle, block.text, rules))
-                if len(waiting) > crew.count:
-                    yield waiting.pop(0).result()
+                busy = sum(not future.done() for future, _, _ in waiting)
+                if self._crew is None or busy > crew.count:
+                    future: Future[Told] = Future()
+                    future.set_result(self._teller.tell(block, rules))
+                else:
+                    future = crew.threads.submit(_ask, crew.idle, block.text, rules)
+                waiting.append((future, block, rules))
+                while waiting and (waiting[0][0].done() or len(waiting) > 2 * crew.count + 2):
+                    yield self._told(*waiting.pop(0))
             while waiting:
-                yield waiting.pop(0).result()
-        except WorkerError:
-            self._crew = None
-            raise
+                yield self._told(*waiting.pop(0))
         finally:
-            for future in waiting:
+            for future, _, _ in waiting:
                 future.cancel()
+
+    def _told(self, future: Future[Told], block: Block, rules: Rules) -> Told:
+        try:
+            return future.result()
+        except _WorkerEndedError as error:
+            # Killed for want of memory, perhaps; with one process less there is more of it.
+            _log.warning("%s; its lines are read by the process that started it", str(error))
+            self._crew = None
+            return self._teller.tell(block, rules)
+
+
+class _WorkerEndedError(Exception):
+    """A worker process ended before its work was done."""
 
 
 def _cores() -> int:
@@ -80,22 +90,33 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _crew() -> _Crew:
+    return _Crew(min(MOST_WORKERS, _cores()) - 1)
+
+
 class _Crew:
     """Some workers, and a thread for each that waits for its answers."""
 
     def __init__(self, count: int) -> None:
-        self.count = count
-        self.threads = ThreadPoolExecutor(count, thread_name_prefix="teller")
+        self.threads = ThreadPoolExecutor(max(1, count), thread_name_prefix="teller")
         self.idle: _Idle = SimpleQueue()
-        workers = [_start() for _ in range(count)]
-        for worker in workers:
-            self.idle.put((cast(BinaryIO, worker.stdin), cast(BinaryIO, worker.stdout)))
+        workers: list[subprocess.Popen[bytes]] = []
         weakref.finalize(self, _stop, self.threads, workers)
+        for _ in range(count):
+            try:
+                workers.append(_start())
+            except OSError as error:
+                _log.warning("no worker process can be started (%s); all lines are read by one process", str(error))
+                break
+            self.idle.put(workers[-1])
+        self.count = len(workers) or -1
 
 
 def _start() -> subprocess.Popen[bytes]:
+    # The same modules from the same places, whatever the working folder holds.
+    program = f"import sys; sys.path[:] = sys.argv[1:]; from {__name__} import main; main()"
     worker = subprocess.Popen(  # noqa: S603 - this module, by this Python
-        [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        [sys.executable, "-P", "-c", program, *sys.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
     )
     # Linux has it, and a user may have only so much of it; without it goes on a little slower.
     with suppress(OSError, AttributeError):
@@ -105,28 +126,38 @@ def _start() -> subprocess.Popen[bytes]:
 
 def _ask(idle: _Idle, text: bytes, rules: Rules) -> Told:
     """Let the next idle worker tell a block apart. Knows nothing of the crew, which must not end in its own thread."""
-    to, answers = pair = idle.get()
+    worker = idle.get()
+    if worker is None:
+        idle.put(None)
+        raise _WorkerEndedError("a worker process ended")
+    answered = False
     try:
+        to, answers = cast(BinaryIO, worker.stdin), cast(BinaryIO, worker.stdout)
         _send(to, _encode(rules))
         _send(to, text)
-        return _told(_receive(answers))
+        answer = _receive(answers)
+        answered = True
     except (BrokenPipeError, EOFError):
-        raise WorkerError(
-            "a worker process ended while it read lines; "
-            "run the hour again, with more memory where it was killed for want of it"
-        ) from None
+        raise _WorkerEndedError(f"a worker process ended with {worker.wait()}") from None
     finally:
-        # A broken one too: the next block must not wait for ever.
-        idle.put(pair)
+        # Out of step it is of no use any more; and the next block must not wait for ever.
+        if not answered:
+            worker.kill()
+        idle.put(worker if answered else None)
+    return _told(answer)
 
 
 def _stop(threads: ThreadPoolExecutor, workers: list[subprocess.Popen[bytes]]) -> None:
     threads.shutdown(cancel_futures=True)
     for worker in workers:
         cast(BinaryIO, worker.stdin).close()
-    for worker in workers:
-        worker.wait()
         cast(BinaryIO, worker.stdout).close()
+    for worker in workers:
+        try:
+            worker.wait(_PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
 
 
 def _send(to: BinaryIO, data: bytes) -> None:
@@ -169,20 +200,18 @@ def _keep_memory() -> None:
     mallopt(_MMAP_THRESHOLD, _KEPT_BYTES)
 
 
-def _work(blocks: BinaryIO, answers: BinaryIO) -> None:
-    """Answer until there is no more to read."""
+def main() -> None:
+    """Be a worker: answer until there is no more to read."""
+    # Who started it ends it; and Ctrl-C is not for it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    # Whatever is printed must not come between the answers.
+    os.dup2(2, 1)
     # Nothing here makes cycles, and a million short-lived tuples would be looked through again and again.
     gc.disable()
     _keep_memory()
     teller = Teller()
-    while True:
-        try:
+    with os.fdopen(0, "rb", buffering=0, closefd=False) as blocks, suppress(EOFError, BrokenPipeError):
+        while True:
             rules = _rules(_receive(blocks))
-        except EOFError:
-            return
-        _send(answers, _encode(teller.tell(Block(_receive(blocks)), rules)))
-
-
-if __name__ == "__main__":
-    with os.fdopen(0, "rb", buffering=0) as blocks, os.fdopen(1, "wb", buffering=0) as answers:
-        _work(blocks, answers)
+            _send(answers, _encode(teller.tell(Block(_receive(blocks)), rules)))

@@ -1,5 +1,7 @@
 """Local disk for what a run needs only while it lasts. Always local, also where the workspace is a bucket."""
 
+import fcntl
+import os
 import shutil
 import tempfile
 import time
@@ -7,22 +9,47 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_PREFIX = "amp_pipeline-"
-_ABANDONED_AFTER_SECONDS = 24 * 3600
+from amp_pipeline.core.errors import StoreError
+
+_LOCK = ".lock"
+_ABANDONED_AFTER_SECONDS = 3600
 
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """Give a new folder below the system's folder for temporary files (``TMPDIR``), and remove it at the end."""
-    _sweep(Path(tempfile.gettempdir()))
-    with tempfile.TemporaryDirectory(prefix=_PREFIX) as folder:
-        yield Path(folder)
+    """Give a new folder below the system's folder for temporary files (``TMPDIR``), and remove it at the end.
+
+    Raises:
+        StoreError: What is there can't be written.
+    """
+    with explained():
+        parent = Path(tempfile.gettempdir()) / f"amp_pipeline-scratch-{os.getuid()}"
+        parent.mkdir(mode=0o700, exist_ok=True)
+        _sweep(parent)
+        with tempfile.TemporaryDirectory(dir=parent) as folder, (Path(folder) / _LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield Path(folder)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn what the system refuses about temporary files into an error that says where and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"temporary files can't be written or read: {error.strerror or error}; check that the folder that TMPDIR "
+            "names (else /tmp) is there, may be written, and has room for a few parts and 100 bytes an event"
+        ) from error
 
 
 def _sweep(parent: Path) -> None:
-    """Remove what killed runs left, once it is old enough to belong to no living one."""
-    for folder in parent.glob(f"{_PREFIX}*"):
-        # Another run may be sweeping too, and another user's folders are not ours.
+    """Remove what killed runs left: folders of ours whose lock nobody holds any more."""
+    for folder in parent.iterdir():
+        # Another run may be sweeping too, or be about to lock what it has just made.
         with suppress(OSError):
-            if time.time() - folder.stat().st_mtime > _ABANDONED_AFTER_SECONDS:
+            if time.time() - folder.stat().st_mtime < _ABANDONED_AFTER_SECONDS:
+                continue
+            with (folder / _LOCK).open("r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)

@@ -271,7 +271,13 @@ class ProjectStore(HourStore):
         Raises:
             WorkspaceError: They are gone, or not what was written.
         """
-        return Rows(*self.read_data("rows", hour, digest, ".rows"))
+        read, size, uri = self.read_data("rows", hour, digest, ".rows")
+        found = hashlib.sha256()
+        for start in range(0, size, _CHUNK_BYTES):
+            found.update(read(start, _CHUNK_BYTES))
+        if found.hexdigest() != digest:
+            raise WorkspaceError(f"{uri} is not what was written; delete it and run the hour {hour} again, forced")
+        return Rows(read, size, uri)
 
     def part_name(self, hour: Hour, number: int, digest: str) -> str:
         """Return the name of a deduplicated part."""

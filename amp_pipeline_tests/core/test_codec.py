@@ -304,11 +304,10 @@ def test_part_on_disk_is_read_as_one_in_memory(monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize("at_once", [False, True])
-def test_parts_larger_than_the_bound_in_memory_go_to_disk(monkeypatch: pytest.MonkeyPatch, at_once: bool):
+def test_parts_larger_than_the_bound_in_memory_go_to_disk(at_once: bool):
     lines = large_lines()
     expected = [part.data for part in parts_of(lines, PartSize(events=800))]
-    monkeypatch.setattr(codec, "_IN_MEMORY_BYTES", 1 << 20)
-    parts = parts_of(lines, PartSize(events=800), at_once=at_once)
+    parts = parts_of(lines, PartSize(events=800), at_once=at_once, in_memory=1 << 20)
     assert [getattr(part._file, "_rolled", None) for part in parts] == [True, False]
     assert [part.data for part in parts] == expected
     assert [hashlib.sha256(part.data).hexdigest() for part in parts] == [part.sha256 for part in parts]
