@@ -19,6 +19,7 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -104,9 +105,9 @@ def produce(organization: config.Organization, hour: Hour, stages: Stages) -> No
     for delivery in organization.projects[0].deliveries:
         run = OrganizationRun(organization).projects[slug]
         archive = run.archive(delivery)
-        receipt = stages(delivery.name, lambda: run.deliver(archive, delivery, hour, _BY))  # noqa: B023 - called here
+        receipt = stages(delivery.name, partial(run.deliver, archive, delivery, hour, _BY))
         _holds(not broken_sum(receipt.manifest), "counts_add_up")
-        _holds(stages(delivery.name, lambda: archive.holds(hour, receipt.manifest)), "files_match_manifest")  # noqa: B023
+        _holds(stages(delivery.name, partial(archive.holds, hour, receipt.manifest)), "files_match_manifest")
         stages(delivery.name, archive.delivered_hours)
 
 

@@ -3,13 +3,14 @@
 import copy
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
-from amp_pipeline.config import Organization
+from amp_pipeline.config import Delivery, Organization
 from amp_pipeline.core.errors import AmpError
 from amp_pipeline.core.hours import Hour
-from amp_pipeline.destinations.archive import By
-from amp_pipeline.run import OrganizationRun, Stale
+from amp_pipeline.destinations.archive import Archive, By, Receipt
+from amp_pipeline.run import OrganizationRun, ProjectRun, Stale
 from amp_pipeline.storage.folder import FolderStore
 from amp_pipeline.storage.memory import MemoryStore
 from amp_pipeline.storage.objects import ObjectStore
@@ -68,8 +69,12 @@ def run(organization: Organization, hours: Sequence[Hour], open_store: OpenStore
     for slug, one in this.projects.items():
         for delivery in one.project.deliveries:
             archive = one.archive(delivery)
-            attempts.of(slug, held[slug], lambda hour: one.deliver(archive, delivery, hour, by))  # noqa: B023 - called before the loop goes on
+            attempts.of(slug, held[slug], partial(_deliver, one, archive, delivery, by))
     return attempts.failures
+
+
+def _deliver(one: ProjectRun, archive: Archive, delivery: Delivery, by: By, hour: Hour) -> Receipt:
+    return one.deliver(archive, delivery, hour, by)
 
 
 def stale(organization: Organization, hours: Sequence[Hour], open_store: OpenStore) -> list[Stale]:

@@ -4,13 +4,13 @@ Reads lines of JSON (base, at which call, counting which calls) and answers each
 forked for it ended. Forking a process that has imported everything costs a tenth of starting one anew.
 """
 
+import importlib
 import json
 import os
 import signal
 import sys
 from pathlib import Path
 
-import numpy.ma  # noqa: F401 - polars imports it when it is first used
 import sqlglot
 
 from amp_pipeline.core.hours import Hour
@@ -19,6 +19,9 @@ from amp_pipeline.storage.urls import open_store
 from amp_pipeline_tests import builders
 from amp_pipeline_tests.laws.counting import ToldStore
 from amp_pipeline_tests.laws.driver import run
+
+# Polars imports it when it is first used; so it is there before the forks.
+importlib.import_module("numpy.ma")
 
 HOURS: list[Hour] = [builders.FIRST_HOUR]
 
