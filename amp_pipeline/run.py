@@ -17,6 +17,7 @@ from amp_pipeline.destinations.archive import Archive, By, Receipt
 from amp_pipeline.stages.deduped_events import DedupedEvents
 from amp_pipeline.stages.merged_ids import MergedIds
 from amp_pipeline.stages.raw_events import RawEvents
+from amp_pipeline.stages.teller import Workers
 from amp_pipeline.storage.objects import ObjectStore
 from amp_pipeline.storage.urls import open_store
 from amp_pipeline.workspace.store import OrganizationStore, ProjectStore
@@ -45,7 +46,8 @@ class ProjectRun:
         self.project = project
         self.workspace = ProjectStore(of.workspace, of.organization.id, project.id)
         most_keys = of.organization.most_keys
-        self.raw = RawEvents(project, of.open_store(project.source.url), self.workspace, most_keys)
+        source = of.open_store(project.source.url)
+        self.raw = RawEvents(project, source, self.workspace, of.workers, most_keys)
         self.deduped = DedupedEvents(self.raw, most_keys)
 
     def archive(self, delivery: Delivery) -> Archive:
@@ -129,6 +131,7 @@ class OrganizationRun:
         self.organization = organization
         self.open_store = open_store
         self.workspace = open_store(organization.workspace)
+        self.workers = Workers(organization.memory)
         self.merged_workspace = OrganizationStore(self.workspace, organization.id)
 
     @cached_property

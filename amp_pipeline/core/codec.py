@@ -33,6 +33,7 @@ Compression = Literal["fast", "balanced", "small"]
 """ISA-L's level 2 or 3, or zlib-ng's level 6: what each costs and saves is in benchmarks/RESULTS.md."""
 
 _PIECE_BYTES = 1 << 20
+_ZSTD_PIECE_BYTES = 1 << 10
 _IN_MEMORY_BYTES = 64 << 20
 _NO_BOUND = 1 << 62
 
@@ -61,7 +62,7 @@ class _Inflater(Protocol):
 
 
 class _Deflater(Protocol):
-    def compress(self, data: bytes | memoryview, /) -> bytes: ...
+    def compress(self, data: bytes | bytearray | memoryview, /) -> bytes: ...
 
     def flush(self) -> bytes: ...
 
@@ -198,20 +199,32 @@ class _ExactInflater:
 
 def _unzstd(chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
     frame = zstandard.ZstdDecompressor().decompressobj()
+    out: list[bytes] = []
+    held = 0
     try:
-        for chunk in chunks:
-            data = chunk
+        for data in _small(chunks):
             while data:
                 if frame.eof:
                     frame = zstandard.ZstdDecompressor().decompressobj()
-                out = frame.decompress(data)
-                if out:
-                    yield out
+                out.append(frame.decompress(data))
+                held += len(out[-1])
                 data = frame.unused_data if frame.eof else b""
+            if held >= BLOCK_BYTES:
+                whole, out, held = b"".join(out), [], 0
+                yield whole
     except zstandard.ZstdError as error:
+        yield from filter(None, [b"".join(out)])
         raise DamagedObjectError(f"{name} is corrupt: {error}") from error
+    yield from filter(None, [b"".join(out)])
     if not frame.eof:
         raise DamagedObjectError(f"{name} is truncated: its zstd frame has no end")
+
+
+def _small(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield pieces so small that none unpacks to more than 32 MiB: 4 bytes may be a block of 128 KiB (RFC 8878)."""
+    for chunk in chunks:
+        for start in range(0, len(chunk), _ZSTD_PIECE_BYTES):
+            yield chunk[start : start + _ZSTD_PIECE_BYTES]
 
 
 class Part:
@@ -286,7 +299,7 @@ class LinePacker:
         return self._stream.finish(self.rows)
 
     def _flush(self) -> None:
-        self._stream.write(b"".join(self._batch))
+        self._stream.write([b"".join(self._batch)])
         self._batch.clear()
         self._batch_bytes = 0
 
@@ -365,7 +378,7 @@ class PartsPacker:
             cuts = np.flatnonzero(np.diff(lines) > 1)
             firsts, lasts = lines[np.append(0, cuts + 1)], lines[np.append(cuts, len(lines) - 1)]
             runs = [text[s : e + 1] for s, e in zip(starts[firsts].tolist(), ends[lasts].tolist(), strict=True)]
-            self._lane.do(self._stream.write, runs[0] if len(runs) == 1 else b"".join(runs))
+            self._lane.do(self._stream.write, runs)
             self._rows += until - done
             self._bytes += int(behind[until - 1]) - before
             done = until
@@ -392,19 +405,26 @@ class _Stream:
         self._file: IO[bytes] = SpooledTemporaryFile(in_memory)  # noqa: SIM115 - closed with this or the part
         self._closing = weakref.finalize(self, self._file.close)
         self._hash = hashlib.sha256()
-        self._rest = b""
+        self._rest = bytearray()
         self._unpacked = 0
         self._packed = 0
 
-    def write(self, data: bytes | memoryview) -> None:
-        self._unpacked += len(data)
-        if self._rest:
-            data = self._rest + data
-        view = memoryview(data)
-        whole = len(view) - len(view) % _PIECE_BYTES
-        for start in range(0, whole, _PIECE_BYTES):
-            self._put(self._deflater.compress(view[start : start + _PIECE_BYTES]))
-        self._rest = bytes(view[whole:])
+    def write(self, runs: Iterable[bytes | memoryview]) -> None:
+        for run in runs:
+            view = memoryview(run)
+            self._unpacked += len(view)
+            while view:
+                if not self._rest and len(view) >= _PIECE_BYTES:
+                    # As it stands, without a copy.
+                    size = _PIECE_BYTES
+                    self._put(self._deflater.compress(view[:size]))
+                else:
+                    size = min(len(view), _PIECE_BYTES - len(self._rest))
+                    self._rest += view[:size]
+                    if len(self._rest) == _PIECE_BYTES:
+                        self._put(self._deflater.compress(self._rest))
+                        self._rest.clear()
+                view = view[size:]
 
     def finish(self, rows: int) -> Part:
         self._put(self._deflater.compress(self._rest))

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import compress
-from operator import attrgetter
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from msgspec.structs import astuple
 
 from amp_pipeline.core import envelope, identity
 from amp_pipeline.core.envelope import MOST_LEVELS, Bad, Data, Envelope
@@ -58,7 +59,7 @@ class _Shape(NamedTuple):
     decode: Callable[[bytes], Any]
     decode_lines: Callable[[memoryview], list[Any]]
     columns: Callable[[Any], tuple[Any, ...]]
-    """The values of the columns that are content."""
+    """Of an event's fields in order, the values of the columns that are content."""
     other_keys: tuple[str, ...]
     """Keys that are no known columns."""
     others: Callable[[Any], tuple[Any, ...]]
@@ -176,7 +177,7 @@ class Reader:
         return found, merged, identity.content_digest(line, found)
 
     def _contents(self, events: Sequence[Any]) -> list[int]:
-        contents = identity.content_digests(identity.heads(events), map(self._shape.columns, events))
+        contents = identity.content_digests(identity.heads(events), map(self._shape.columns, map(astuple, events)))
         if self._shape.other_keys:
             others = map(any, map(self._shape.others, events))
             for position in compress(range(len(events)), others):
@@ -187,8 +188,8 @@ class Reader:
         shape = self._shape
         others = {key: value for key, value in zip(shape.other_keys, shape.others(event), strict=True) if value}
         if not others:
-            return identity.content_digests(identity.heads([event]), [shape.columns(event)])[0]
-        columns = dict(zip(identity.COLUMNS, shape.columns(event), strict=True))
+            return identity.content_digests(identity.heads([event]), [shape.columns(astuple(event))])[0]
+        columns = dict(zip(identity.COLUMNS, shape.columns(astuple(event)), strict=True))
         return identity.digest_of_members(event, columns | others)
 
 
@@ -211,11 +212,12 @@ def _shape(keys: tuple[str, ...]) -> _Shape:
             names[key] = "data" if key == "data" else f"value_{position}"
             fields.append((names[key], msgspec.Raw, msgspec.field(name=key, default=_ABSENT)))
     decoder = msgspec.json.Decoder(msgspec.defstruct("Event", fields, forbid_unknown_fields=True, gc=False))
+    at = {name: position for position, (name, _, _) in enumerate(fields)}
     others = sorted(names.keys() - {*identity.COLUMNS, *identity.NOT_CONTENT})
     return _Shape(
         decode=decoder.decode,
         decode_lines=decoder.decode_lines,
-        columns=attrgetter(*[names[key] for key in identity.COLUMNS]),
+        columns=itemgetter(*[at[names[key]] for key in identity.COLUMNS]),
         other_keys=tuple(others),
         others=_values_of([names[key] for key in others]),
     )

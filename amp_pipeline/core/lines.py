@@ -14,8 +14,6 @@ import numpy.typing as npt
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _WHITE = b" \t\r"
-_FEED = 0x0A
-_STEP = 64 << 10  # so small that what is made of it stays in the processor's cache
 
 
 class Block:
@@ -38,10 +36,13 @@ class Block:
     @cached_property
     def ends(self) -> npt.NDArray[np.int64]:
         r"""Where the ``\n`` of each line is, shape (lines,)."""
-        text = np.frombuffer(self.text, np.uint8)
-        steps = range(0, len(text), _STEP)
-        found = [np.flatnonzero(text[start : start + _STEP] == _FEED) + start for start in steps]
-        return np.concatenate(found) if found else np.empty(0, np.int64)
+        # Lines of events are long: this is twice as fast as to compare all bytes in numpy.
+        find, found = self.text.find, list[int]()
+        end = find(b"\n")
+        while end >= 0:
+            found.append(end)
+            end = find(b"\n", end + 1)
+        return np.array(found, np.int64)
 
     @property
     def starts(self) -> npt.NDArray[np.int64]:

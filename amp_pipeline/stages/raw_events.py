@@ -38,11 +38,21 @@ _LINES_AT_ONCE = 16_384
 class RawEvents:
     """The landed hours of a project, as one run sees them."""
 
-    def __init__(self, project: Project, source: ObjectStore, workspace: ProjectStore, most_keys: int) -> None:
-        """Read from ``source``, record in ``workspace``; with about ``most_keys`` keys of events in memory."""
+    def __init__(
+        self, project: Project, source: ObjectStore, workspace: ProjectStore, workers: Workers, most_keys: int
+    ) -> None:
+        """Read from ``source``, record in ``workspace``.
+
+        Args:
+            project: Whose hours.
+            source: Holds the landing.
+            workspace: Holds the records.
+            workers: Read the lines of large hours.
+            most_keys: About how many keys of events may be in memory.
+        """
         self._most_keys = most_keys
         self._teller = Teller()
-        self._workers = Workers()
+        self._workers = workers
         self.project = project
         self.source = source
         self.workspace = workspace

@@ -19,6 +19,7 @@ import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from queue import SimpleQueue
 from typing import BinaryIO, cast
 
@@ -30,8 +31,12 @@ from amp_pipeline.core.telling import Rules, Teller, Told
 MOST_WORKERS = 8
 """One process unpacks for about so many."""
 
+MEMORY_BYTES = 256 << 20
+"""A process of the crew takes about half of it: modules, a block, and what is made of the block."""
+
 _log = logging.getLogger(__name__)
 _PATIENCE_SECONDS = 10
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # cgroup v2, as a container sees its own
 _LENGTH_BYTES = 8
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 _KEPT_BYTES = 32 << 20
@@ -45,14 +50,15 @@ _rules = msgspec.msgpack.Decoder(Rules).decode
 class Workers:
     """This process and a worker process for each other core, started when first needed."""
 
-    def __init__(self) -> None:
-        """Begin without processes."""
+    def __init__(self, memory: int) -> None:
+        """Begin without processes; with at most one for each :data:`MEMORY_BYTES` of ``memory``."""
+        self._most = min(MOST_WORKERS, _cores(), memory // MEMORY_BYTES) - 1
         self._crew: _Crew | None = None
         self._teller = Teller()
 
     def tell(self, blocks: Iterator[tuple[Block, Rules]]) -> Iterator[Told]:
         """Yield what the lines of each block are, in order; what a worker leaves undone is done here."""
-        crew = self._crew = self._crew or _crew()
+        crew = self._crew = self._crew or _Crew(self._most)
         waiting: list[tuple[Future[Told], Block, Rules]] = []
         try:
             for block, rules in blocks:
@@ -86,12 +92,14 @@ class _WorkerEndedError(Exception):
 
 
 def _cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _crew() -> _Crew:
-    return _Crew(min(MOST_WORKERS, _cores()) - 1)
+    """Return how many cores this process may use, a container's share of time counted."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _CPU_MAX.read_text().split()
+        return min(cores, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        # No control group, or one without a bound ("max").
+        return cores
 
 
 class _Crew:
@@ -115,8 +123,11 @@ class _Crew:
 def _start() -> subprocess.Popen[bytes]:
     # The same modules from the same places, whatever the working folder holds.
     program = f"import sys; sys.path[:] = sys.argv[1:]; from {__name__} import main; main()"
+    # No algebra is done there, and OpenBLAS's threads cost a quarter of the start.
+    alone = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-P", "-c", program, *sys.path]
     worker = subprocess.Popen(  # noqa: S603 - this module, by this Python
-        [sys.executable, "-P", "-c", program, *sys.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=alone
     )
     # Linux has it, and a user may have only so much of it; without it goes on a little slower.
     with suppress(OSError, AttributeError):

@@ -88,6 +88,14 @@ def test_gzip_truncated_at_any_byte_is_damaged_and_a_beginning_of_it_is_read():
     assert before_damage(GZIPPED[:-8]) == before_damage(GZIPPED[:-1]) == TEXT
 
 
+def test_zstd_that_packs_very_well_is_unpacked_in_small_blocks():
+    packed = zstandard.ZstdCompressor(level=19).compress(b"x" * (300 << 20))
+    assert len(packed) < 64 << 10
+    sizes = [len(block) for block in codec.unpack([packed], "a.zst")]
+    assert sum(sizes) == 300 << 20
+    assert max(sizes) <= 34 << 20
+
+
 def test_zstd_truncated_at_any_byte_is_damaged():
     packed = PACKED["zstd"]
     for end in range(len(packed)):

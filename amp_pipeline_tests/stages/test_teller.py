@@ -106,14 +106,14 @@ def send(processes: set[int], number: signal.Signals) -> None:
 
 @pytest.mark.parametrize("count", [1, 3], indirect=True)
 def test_workers_tell_what_is_told_in_this_process(count: int):
-    workers = Workers()
+    workers = Workers(1 << 30)
     assert told(workers, BLOCKS) == here()
     assert told(workers, []) == []
     assert told(workers, BLOCKS[:1]) == here()[:2]
 
 
 def test_workers_are_kept_from_call_to_call(count: int):
-    workers = Workers()
+    workers = Workers(1 << 30)
     before = started(workers, count) | running()
     told(workers, BLOCKS)
     assert running() <= before
@@ -121,7 +121,7 @@ def test_workers_are_kept_from_call_to_call(count: int):
 
 def test_no_process_and_no_file_is_left_when_the_workers_are_gone(count: int):
     files = set(Path("/proc/self/fd").iterdir())
-    workers = Workers()
+    workers = Workers(1 << 30)
     processes = started(workers, count)
     del workers
     gc.collect()
@@ -131,12 +131,34 @@ def test_no_process_and_no_file_is_left_when_the_workers_are_gone(count: int):
 
 def test_workers_never_asked_start_nothing():
     before = running()
-    Workers()
+    Workers(1 << 30)
     assert running() <= before
 
 
+@pytest.mark.parametrize(("memory", "processes"), [(256 << 20, 0), (600 << 20, 1), (1 << 30, 3), (8 << 30, 7)])
+def test_memory_bounds_the_workers(memory: int, processes: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    before = running()
+    workers = Workers(memory)
+    assert told(workers, BLOCKS) == here()
+    assert len(running() - before) == processes
+
+
+@pytest.mark.parametrize(("limit", "processes"), [("150000 100000", 1), ("10000 100000", 0), ("max 100000", 3)])
+def test_a_container_s_share_of_time_bounds_the_workers(
+    limit: str, processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
+    monkeypatch.setattr(module, "_CPU_MAX", tmp_path / "cpu.max")
+    (tmp_path / "cpu.max").write_text(limit + "\n")
+    before = running()
+    workers = Workers(1 << 30)
+    assert told(workers, BLOCKS) == here()
+    assert len(running() - before) == processes
+
+
 def test_killed_worker_is_told_of_and_the_next_call_has_a_new_one(count: int, caplog: pytest.LogCaptureFixture):
-    workers = Workers()
+    workers = Workers(1 << 30)
     processes = started(workers, count)
     send(processes, signal.SIGKILL)
     assert soon(lambda: all((status(process) or "Z")[0] == "Z" for process in processes))
@@ -152,7 +174,7 @@ def test_killed_worker_is_told_of_and_the_next_call_has_a_new_one(count: int, ca
 
 @pytest.mark.parametrize("which", [min, max])
 def test_what_a_worker_killed_at_work_leaves_is_done_here(count: int, which: Callable[[set[int]], int]):
-    workers = Workers()
+    workers = Workers(1 << 30)
     processes = started(workers, count)
     send(processes, signal.SIGSTOP)
 
@@ -174,7 +196,7 @@ def test_what_a_worker_killed_at_work_leaves_is_done_here(count: int, which: Cal
 
 
 def test_what_is_raised_where_blocks_come_from_comes_through(count: int):
-    workers = Workers()
+    workers = Workers(1 << 30)
 
     def blocks() -> Iterator[tuple[Block, Rules]]:
         yield BLOCKS[0], RULES
@@ -186,7 +208,7 @@ def test_what_is_raised_where_blocks_come_from_comes_through(count: int):
 
 
 def test_giving_up_leaves_workers_that_work(count: int):
-    workers = Workers()
+    workers = Workers(1 << 30)
     for _ in range(3):
         giving_up = workers.tell((block, RULES) for block in BLOCKS)
         assert next(giving_up) == here()[0]
@@ -199,11 +221,11 @@ def test_pipes_that_may_not_be_larger_do_as_they_are(monkeypatch: pytest.MonkeyP
         raise PermissionError
 
     monkeypatch.setattr(fcntl, "fcntl", refuse)
-    assert told(Workers(), BLOCKS) == here()
+    assert told(Workers(1 << 30), BLOCKS) == here()
 
 
 def test_no_process_is_left_when_the_workers_go_while_they_work(count: int):
-    workers = Workers()
+    workers = Workers(1 << 30)
     processes = started(workers, count)
     send(processes, signal.SIGSTOP)
 
