@@ -7,6 +7,7 @@ WORKERS = 2
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 BENCH_INSTALLED := .venv-bench/.installed
+SERVERS_INSTALLED := .venv-servers/.installed
 
 # Kept between starts, so that runs, backfills and their logs are still there the next day. Delete the folder to forget them.
 DAGSTER_HOME_DIR := $(CURDIR)/.dagster_home
@@ -22,23 +23,28 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test soak bench ui check lint fmt constraints clean
+.PHONY: help demo demo-s3 test soak bench ui check lint fmt constraints clean
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) .dagster_home/dagster.yaml ## Deliver a sample shop's hours into .demo/ (`make ui` shows the runs)
 	DAGSTER_HOME="$(DAGSTER_HOME_DIR)" $(BIN)/python examples/shop/demo.py
 
-test: check ## Run the checks and all tests but the long ones
+demo-s3: $(INSTALLED) $(SERVERS_INSTALLED) ## Deliver the hours to an S3 server whose bucket is broken and mended on the way
+	PYTHONPATH="$(CURDIR)" $(BIN)/python examples/shop_s3/demo.py
+
+test: check $(SERVERS_INSTALLED) ## Run the checks and all tests but the long ones
 	$(BIN)/pytest -q --doctest-modules amp_pipeline/core
 	$(BIN)/pytest -n $(WORKERS)
 
-soak: $(INSTALLED) ## Run the long tests
+soak: $(INSTALLED) $(SERVERS_INSTALLED) ## Run the long tests
 	$(BIN)/pytest -m soak
+	$(BIN)/pytest -n $(WORKERS) --over moto amp_pipeline_tests/laws
+	$(BIN)/pytest -n $(WORKERS) --over ministack amp_pipeline_tests/laws
 
 # Needs Java 17 for PySpark, and 10 GB of disk for a week of key indexes. For one work: make bench BENCH='--works a'
-bench: $(BENCH_INSTALLED) ## Measure beside DuckDB, pandas and PySpark (an hour; BENCH='--works a' for one work)
+bench: $(BENCH_INSTALLED) $(SERVERS_INSTALLED) ## Measure beside DuckDB, pandas and PySpark (an hour; BENCH='--works a' for one work)
 	.venv-bench/bin/python benchmarks/run.py $(BENCH)
 
 # Stop it with Ctrl-C. It warns that the dagster.yaml of this folder is not used; it is, by the link in DAGSTER_HOME.
@@ -63,9 +69,11 @@ fmt: $(INSTALLED) ## Format, and fix what ruff can fix
 constraints: ## Pin the newest versions that fit pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --extra dev --upgrade \
 		--no-header --no-annotate --output-file constraints.txt pyproject.toml
+	uv pip compile --quiet --universal --python-version 3.11 --upgrade \
+		--no-header --no-annotate --output-file servers.txt servers.in
 
 clean: ## Remove the virtual environment, the demo's data and caches (not .dagster_home)
-	rm -rf .venv .venv-bench .bench .demo .hypothesis .import_linter_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .venv-bench .venv-servers .bench .demo .demo-s3 .hypothesis .import_linter_cache .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .dagster_home/dagster.yaml:
@@ -78,10 +86,23 @@ $(BENCH_INSTALLED): pyproject.toml constraints.txt
 	@set -e; \
 	if command -v uv >/dev/null; then \
 		uv venv --quiet --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv-bench; \
-		uv pip install --quiet --python .venv-bench/bin/python -c constraints.txt -e '.[bench]'; \
+		uv pip install --quiet --compile-bytecode --python .venv-bench/bin/python -c constraints.txt -e '.[bench]'; \
 	else \
 		$(PYTHON) -m venv --clear .venv-bench; \
 		.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'; \
+	fi
+	@touch $@
+
+# S3 servers to test against are other people's programs: ministack pins an older botocore than ours.
+$(SERVERS_INSTALLED): servers.txt
+	@rm -f $@
+	@set -e; \
+	if command -v uv >/dev/null; then \
+		uv venv --quiet --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv-servers; \
+		uv pip install --quiet --compile-bytecode --python .venv-servers/bin/python -r servers.txt; \
+	else \
+		$(PYTHON) -m venv --clear .venv-servers; \
+		.venv-servers/bin/python -m pip install --quiet --disable-pip-version-check -r servers.txt; \
 	fi
 	@touch $@
 
@@ -98,7 +119,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	if command -v uv >/dev/null; then \
 		echo "Installing into .venv with uv"; \
 		[ $$update = yes ] || uv venv --quiet --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv; \
-		uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'; \
+		uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev]'; \
 	else \
 		echo "Installing into .venv with pip; this takes a minute or two"; \
 		[ $$update = yes ] || $(PYTHON) -m venv --clear .venv; \

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from amp_pipeline.buckets import S3
 from amp_pipeline.config import Delivery, Organization, Project
 from amp_pipeline.core import codec
 from amp_pipeline.core.errors import AmpError, DamagedObjectError, ObjectNotFoundError
@@ -23,7 +24,7 @@ from amp_pipeline.core.hours import Hour, window
 from amp_pipeline.core.lines import split_stored
 from amp_pipeline.core.manifest import File, Manifest, broken_sum, decode
 from amp_pipeline.destinations.archive import Archive, By
-from amp_pipeline.run import OrganizationRun, ProjectRun
+from amp_pipeline.run import OpenStore, OrganizationRun, ProjectRun
 from amp_pipeline.storage.folder import FolderStore
 from amp_pipeline.storage.objects import ObjectStore
 from amp_pipeline.storage.scratch import scratch
@@ -75,7 +76,7 @@ def audit(
     organization: Organization,
     project: Project,
     hours: Sequence[Hour],
-    open_store: Callable[[str], ObjectStore] = open_store,
+    open_store: OpenStore = open_store,
 ) -> Iterator[HourAudit]:
     """Yield what is found in each of ``hours`` for each delivery of ``project``, hour by hour."""
     with scratch() as folder:
@@ -90,16 +91,18 @@ def audit(
             yield from checker.hour(hour)
 
 
-def _scratch_stores(
-    organization: Organization, folder: Path, open_store: Callable[[str], ObjectStore]
-) -> Callable[[str], ObjectStore]:
+def _scratch_stores(organization: Organization, folder: Path, open_store: OpenStore) -> OpenStore:
     """Return a way to open stores in which workspace and buckets are scratch, and landings are what they are."""
     urls = [
         organization.workspace,
         *(delivery.url for project in organization.projects for delivery in project.deliveries),
     ]
     written = {url: FolderStore(folder / str(number), durable=False) for number, url in enumerate(dict.fromkeys(urls))}
-    return lambda url: written[url] if url in written else open_store(url)
+
+    def opened(url: str, s3: S3 | None = None) -> ObjectStore:
+        return written[url] if url in written else open_store(url, s3)
+
+    return opened
 
 
 def _copy_acceptances(real: OrganizationRun, again: OrganizationRun) -> None:

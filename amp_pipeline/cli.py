@@ -13,13 +13,18 @@ from typing import Any
 import click
 import msgspec
 
-from amp_pipeline import __version__, config
+from amp_pipeline import __version__, access_report, config
+from amp_pipeline.alert_settings import Told
+from amp_pipeline.alerting import Alerting, Subject, deliveries, unsent
 from amp_pipeline.audit import HourAudit, audit
 from amp_pipeline.config import Organization, Project
+from amp_pipeline.core.alerts import Trouble
 from amp_pipeline.core.errors import AmpError, ConfigError
 from amp_pipeline.core.hours import Hour
-from amp_pipeline.run import OrganizationRun, ProjectRun, finished_hours
+from amp_pipeline.run import OrganizationRun, ProjectRun, finished_hours, waiting_hours
 from amp_pipeline.sources.landing import ObjectReader
+from amp_pipeline.storage.urls import open_store
+from amp_pipeline.workspace.alerts import AlertStore
 
 
 def _says_what_is_wrong(command: Callable[..., None]) -> Callable[..., None]:
@@ -80,11 +85,7 @@ def deliver(slug: str | None, first: Hour | None, last: Hour | None, force: bool
     The runs are kept in the Dagster instance at DAGSTER_HOME, as if its UI had started them. Exit status 1 where
     hours failed.
     """
-    if "DAGSTER_HOME" not in os.environ:
-        raise ConfigError(
-            "DAGSTER_HOME is not set; set it to the folder of your Dagster instance "
-            "(`make ui` uses .dagster_home of the repo)"
-        )
+    _need_dagster_home()
     # Dagster takes 2 s to import, which the other commands don't need.
     import dagster as dg
 
@@ -152,6 +153,161 @@ def accept(slug: str, landing_object: str) -> None:
     )
 
 
+@main.command()
+@click.option("--project", "slug", help="The project's slug; all projects if not given.")
+@click.option(
+    "--delivery", "name", help="The delivery's name, also switched off; all enabled and the workspace if not given."
+)
+@_says_what_is_wrong
+def access(slug: str | None, name: str | None) -> None:
+    """Try what deliveries do with their buckets, and say which permission or setting is wrong. Exit status 1 for any.
+
+    What it writes for that, below _amp_pipeline/probe of each url, it removes again.
+    """
+    # boto3 takes 0.2 s to import, which the other commands may not need.
+    from amp_pipeline.storage.probe import probe
+
+    failed = 0
+    for target in access_report.targets(_projects(slug), name):
+        outcome = probe(target.url, target.s3)
+        for line in access_report.told(target, outcome):
+            click.echo(line)
+        failed += not outcome.ok
+    sys.exit(1 if failed else 0)
+
+
+@main.command()
+@click.option("--project", "slug", required=True, help="The project's slug.")
+@click.option("--delivery", "name", required=True, help="The delivery's name.")
+@click.option("--principal", default="", help="ARN of the user or role that amp-pipeline runs as.")
+@click.option("--account", default="", help="Account that owns the bucket; that of who writes if not given.")
+@_says_what_is_wrong
+def policy(slug: str, name: str, principal: str, account: str) -> None:
+    """Print the least policies for a delivery to a bucket, as JSON, and where each of them goes."""
+    from amp_pipeline.storage.probe import place_of
+
+    ((organization, project),) = _projects(slug)
+    delivery = access_report.delivery_of(project, name)
+    place = place_of(delivery.url, organization.s3_of(delivery))
+    for line in access_report.printed(access_report.documents(place, principal, account)):
+        click.echo(line)
+
+
+@main.command()
+@click.option("--project", "slug", help="The project's slug; all projects if not given.")
+@_says_what_is_wrong
+def waiting(slug: str | None) -> None:
+    """Name the hours that are deduplicated but not delivered as they are on record, by delivery. Landings are not read.
+
+    Exit status 1 where any wait.
+    """
+    waits = 0
+    for organization, project in _projects(slug):
+        run = OrganizationRun(organization).projects[project.slug]
+        for delivery in project.deliveries:
+            if delivery.enabled:
+                hours = waiting_hours(run, delivery)
+                waits += len(hours)
+                click.echo(f"{project.slug}  {delivery.name}  {len(hours)} hours wait")
+                for hour in hours:
+                    click.echo(f"  {hour}")
+    sys.exit(1 if waits else 0)
+
+
+@main.command()
+@click.option("--test", is_flag=True, required=True, help="Send a try: a message that nothing is wrong.")
+@click.option("--project", "slug", help="The project's slug; all projects if not given.")
+@click.option("--delivery", "name", help="The delivery's name; all deliveries if not given.")
+@_says_what_is_wrong
+def alert(test: bool, slug: str | None, name: str | None) -> None:
+    """Send a try to all who are told when something goes wrong, each once. Exit status 1 where it did not arrive."""
+    if not test:
+        raise click.UsageError("only --test can be sent by hand")
+    missed = reached = 0
+    sent: set[tuple[str, str]] = set()
+    for subject in _subjects(slug, name):
+        new = [one for one in subject.everybody() if _recipient(one) not in sent]
+        sent |= {_recipient(one) for one in new}
+        organization = subject.organization
+        alerting = Alerting(organization, _alert_store(organization), datetime.now(UTC))
+        for recipient, why in alerting.try_out(subject, new).items():
+            click.echo(f"{subject.name}  {recipient}  {f'did not arrive: {why}' if why else 'accepted'}")
+            missed += bool(why)
+            reached += not why
+    if not missed and not reached:
+        click.echo("nobody is told; name somebody under alerts in the defs.yaml")
+    sys.exit(1 if missed or not reached else 0)
+
+
+@main.command()
+@_says_what_is_wrong
+def watch() -> None:
+    """Tell people where Dagster itself is not at work. Run it by cron, beside Dagster, each 15 minutes or so.
+
+    Looks at the Dagster instance at DAGSTER_HOME: signs of life of its daemons, sensors that are stopped, fail, or do
+    not run; and at alerts that did not reach anybody. Exit status 1 where something is wrong.
+    """
+    _need_dagster_home()
+    import dagster as dg
+
+    from amp_pipeline.definitions import defs
+    from amp_pipeline.defs.watching import trouble_of_dagster
+
+    now, wrong = datetime.now(UTC), 0
+    organizations = list({organization.id: organization for organization, _ in _projects(None)}.values())
+    with dg.DagsterInstance.get() as instance:
+        for one in organizations:
+            others = [other for other in organizations if other.id != one.id]
+            trouble = trouble_of_dagster(defs, instance, one, others, now)
+            click.echo(f"{one.slug}: {trouble.summary if trouble else 'Dagster is at work'}")
+            wrong += trouble is not None
+            wrong += _tell(one, trouble, now)
+    sys.exit(1 if wrong else 0)
+
+
+def _tell(organization: Organization, trouble: Trouble | None, now: datetime) -> int:
+    """Tell people of ``trouble`` with Dagster; return how many alerts, also of others, did not arrive."""
+    store = _alert_store(organization)
+    try:
+        missed = Alerting(organization, store, now).saw(Subject(organization, what="dagster"), trouble)
+        states = [(subject, store.state(subject)) for subject in store.subjects()]
+        left = list(unsent(states, now, organization.alerts.remind))
+    except AmpError as error:
+        click.echo(f"{organization.slug}: nobody could be told: {error}")
+        return 1
+    for name, why in missed.items():
+        click.echo(f"{organization.slug}: an alert did not reach {name}: {why}")
+    for subject, message, names in left:
+        told = f"{organization.slug}: an alert of {message.at:%Y-%m-%d %H:%M} UTC about {subject}"
+        click.echo(f"{told} has not reached {', '.join(names)} yet")
+    return len(missed) + len(left)
+
+
+def _alert_store(organization: Organization) -> AlertStore:
+    return AlertStore(open_store(organization.workspace, organization.s3), organization.id)
+
+
+def _recipient(one: Told) -> tuple[str, str]:
+    return one.address, one.channel.get_secret_value() if one.channel else ""
+
+
+def _subjects(slug: str | None, name: str | None) -> list[Subject]:
+    projects = _projects(slug)
+    organizations = {organization.id: organization for organization, _ in projects}.values()
+    wanted = {project.id for _, project in projects}
+    found = [
+        subject
+        for organization in organizations
+        for subject in deliveries(organization)
+        if subject.project and subject.project.id in wanted
+        if subject.delivery and name in (None, subject.delivery.name)
+    ]
+    if not found and name is not None:
+        raise ConfigError(f"there is no delivery {name} that is switched on")
+    all_of_them = slug is None and name is None
+    return [*(Subject(one, what="everything") for one in organizations if all_of_them), *found]
+
+
 def _digest_of(run: ProjectRun, name: str) -> str:
     if run.project.events_pattern.hour_of(name) is None:
         raise ConfigError(
@@ -164,6 +320,14 @@ def _digest_of(run: ProjectRun, name: str) -> str:
     for _ in reader.blocks():
         pass
     return reader.sha256
+
+
+def _need_dagster_home() -> None:
+    if "DAGSTER_HOME" not in os.environ:
+        raise ConfigError(
+            "DAGSTER_HOME is not set; set it to the folder of your Dagster instance "
+            "(`make ui` uses .dagster_home of the repo)"
+        )
 
 
 def _projects(slug: str | None) -> list[tuple[Organization, Project]]:

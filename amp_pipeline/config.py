@@ -1,8 +1,7 @@
 """What a user writes about an organization: one ``defs.yaml``, read top-down as people think.
 
 Plain pydantic models, used by the Dagster component and by ``amp-pipeline``. What is wrong is refused with the file,
-the field and what would be
-right; nothing here opens a store or reads the environment.
+the field and what would be right; nothing here opens a store or reads the environment.
 """
 
 from __future__ import annotations
@@ -24,6 +23,8 @@ from pydantic import (
     model_validator,
 )
 
+from amp_pipeline.alert_settings import Alerts, AlertsField, Mail, OwnerField, Recipients, RecipientsField, missing_mail
+from amp_pipeline.buckets import S3, Encryption
 from amp_pipeline.core import layout
 from amp_pipeline.core.codec import Compression, PartSize
 from amp_pipeline.core.errors import ConfigError, FilterError
@@ -48,7 +49,11 @@ class Landing(_Model):
 
     type: Literal["landing"] = Field(default="landing", description="Kind of source.")
     url: UrlField = Field(
-        description="Folder that the names of objects are relative to, absolute or relative to this file."
+        description="What the names of objects are relative to: s3://bucket/path, or a folder, absolute or relative to "
+        "this file."
+    )
+    s3: S3 | None = Field(
+        default=None, description="How the landing's bucket is reached; as the organization says if not given."
     )
     events: str = Field(
         default=layout.EVENTS,
@@ -108,7 +113,14 @@ class Delivery(_Model):
     """One project's data going to one destination; its hours succeed and fail on their own."""
 
     name: SlugField = Field(description="Short name, part of asset keys.")
-    url: UrlField = Field(description="Folder to deliver to, absolute or relative to this file.")
+    url: UrlField = Field(
+        description="Where to deliver to: s3://bucket/path, or a folder, absolute or relative to this file."
+    )
+    s3: S3 | None = Field(
+        default=None,
+        description="How the bucket is reached and written; as the organization says if not given. A change of it "
+        "writes no hour again.",
+    )
     what: Annotated[frozenset[Literal["events", "merged_ids"]], PlainSerializer(sorted)] = Field(
         default=frozenset({"events"}), min_length=1, description="What to deliver: events, merged_ids, or both."
     )
@@ -125,6 +137,8 @@ class Delivery(_Model):
     enabled: bool = Field(
         default=True, description="Switch off to stop delivering; nothing that was delivered is touched."
     )
+    owner: OwnerField | None = Field(default=None, description="Who made it: e-mail address, or team:name.")
+    alerts: RecipientsField = Recipients()
 
     @field_validator("filter")
     @classmethod
@@ -165,6 +179,7 @@ class Project(_Model):
         default=Parts(), description="Where files are cut; a delivery without its own size copies these files."
     )
     deliveries: tuple[Delivery, ...] = Field(default=(), description="Where the events go.")
+    alerts: RecipientsField = Recipients()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Project:
@@ -190,8 +205,11 @@ class Organization(_Model):
     id: int = Field(ge=1, description="Organization id.")
     slug: SlugField = Field(description="Short name: asset key prefix of the merged ids.")
     workspace: UrlField = Field(
-        description="Folder for the pipeline's own store (key indexes, deduplicated events, reports, delivery log). "
-        "Keep it: it is the durable record."
+        description="Folder or s3://bucket/path for the pipeline's own store (key indexes, deduplicated events, "
+        "reports, delivery log). Keep it: it is the durable record."
+    )
+    s3: S3 | None = Field(
+        default=None, description="How buckets are reached, where a source or delivery does not say it itself."
     )
     memory: MemoryField = Field(
         default=1 << 30,
@@ -199,7 +217,10 @@ class Organization(_Model):
         description="About how much memory the keys of an hour may take, like 512MiB or 2GiB; hours with more of them "
         "are sorted in shares on local disk.",
     )
-    owners: tuple[str, ...] = Field(default=(), description="Who answers for the data: e-mail addresses, or team:name.")
+    owners: tuple[OwnerField, ...] = Field(
+        default=(), description="Who answers for the data: e-mail addresses, or team:name."
+    )
+    alerts: AlertsField = Alerts()
     projects: tuple[Project, ...] = Field(min_length=1, description="The organization's projects.")
 
     @model_validator(mode="after")
@@ -241,13 +262,17 @@ class Organization(_Model):
             if _overlap(self.workspace, url):
                 raise ValueError(f"the workspace {self.workspace} overlaps with the {what} ({url})")
 
-    @field_validator("owners")
-    @classmethod
-    def _owner_forms(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for owner in value:
-            if not re.fullmatch(r"[^@\s]+@[^@\s]+\.[^@\s]+|team:[A-Za-z0-9_-]+", owner):
-                raise ValueError(f"{owner!r} is neither an e-mail address nor team:name")
-        return value
+    @model_validator(mode="after")
+    def _mail_can_be_sent(self) -> Organization:
+        places = [(f"alerts of {p.slug}", p.alerts) for p in self.projects]
+        places += [(f"alerts of {p.slug}.{d.name}", d.alerts) for p in self.projects for d in p.deliveries]
+        if wrong := missing_mail(self.alerts, places):
+            raise ValueError(wrong)
+        return self
+
+    def s3_of(self, place: Landing | Delivery) -> S3 | None:
+        """Return how the bucket of a source or delivery is reached and written."""
+        return place.s3 or self.s3
 
     @property
     def most_keys(self) -> int:
@@ -412,7 +437,11 @@ def _fields_at(path: tuple[Any, ...]) -> list[str]:
         "dedupe": Dedupe,
         "parts": Parts,
         "names": Names,
+        "s3": S3,
+        "encryption": Encryption,
+        "mail": Mail,
     }
     for part in path:
-        model = nested.get(part, model)
+        named = Alerts if model is Organization else Recipients
+        model = named if part == "alerts" else nested.get(part, model)
     return list(model.model_fields)

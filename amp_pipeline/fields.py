@@ -11,10 +11,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Va
 
 from amp_pipeline.core.hours import Hour
 
+S3_SCHEME = "s3://"
+
 _DURATION = re.compile(r"(\d+)\s*(d|h|m|s)")
 _SECONDS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
 _LONGEST_SECONDS = 100 * 366 * 86_400
 _UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _MEMORY = re.compile(r"(\d+)\s*(MiB|GiB)")
 
 
@@ -51,10 +54,13 @@ def _memory(value: object) -> object:
 
 
 def _url(value: str, info: ValidationInfo) -> str:
+    if value.startswith(S3_SCHEME):
+        bucket, _, path = value.removeprefix(S3_SCHEME).rstrip("/").partition("/")
+        if not _BUCKET.fullmatch(bucket) or any(part in ("", ".", "..") for part in path.split("/") if path):
+            raise ValueError("write a bucket like s3://my-bucket or s3://my-bucket/path")
+        return f"{S3_SCHEME}{bucket}/{path}".rstrip("/")
     if "://" in value:
-        raise ValueError(
-            "write the path of a folder, absolute or relative to this file; buckets by URL are not supported yet"
-        )
+        raise ValueError("write s3://bucket/path, or the path of a folder, absolute or relative to this file")
     base = (info.context or {}).get("base", Path())
     return str((base / Path(value).expanduser()).resolve())
 

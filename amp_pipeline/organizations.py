@@ -25,7 +25,7 @@ def elsewhere(environment: Mapping[str, str]) -> list[Path]:
     """
     named = [Path(part).expanduser() for part in environment.get(FOLDERS_VARIABLE, "").split(os.pathsep) if part]
     found = [file for folder in named for file in config.files_below(folder)]
-    return found if found or scaffolded() else config.files_below(PACKAGE.parent / "examples")
+    return found if found or scaffolded() else config.files_below(PACKAGE.parent / "examples" / "shop")
 
 
 def files(environment: Mapping[str, str]) -> list[Path]:

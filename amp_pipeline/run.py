@@ -5,24 +5,35 @@ Made anew for each run, since listings and records are remembered while it lasts
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+from amp_pipeline.buckets import S3
 from amp_pipeline.config import Delivery, Organization, Project
 from amp_pipeline.core.errors import AmpError, DeliveryError
 from amp_pipeline.core.hours import Hour, between
 from amp_pipeline.destinations.archive import Archive, By, Receipt
+from amp_pipeline.fields import S3_SCHEME
 from amp_pipeline.stages.deduped_events import DedupedEvents
 from amp_pipeline.stages.merged_ids import MergedIds
 from amp_pipeline.stages.raw_events import RawEvents
 from amp_pipeline.stages.teller import Workers
+from amp_pipeline.storage.local_copies import LocalCopies
 from amp_pipeline.storage.objects import ObjectStore
 from amp_pipeline.storage.urls import open_store
-from amp_pipeline.workspace.store import OrganizationStore, ProjectStore
+from amp_pipeline.workspace.store import DeliveryStore, OrganizationStore, ProjectStore
 
 _NEVER_RUN = "never run to its end"
+
+
+class OpenStore(Protocol):
+    """From a url to the store there."""
+
+    def __call__(self, url: str, s3: S3 | None = None, /) -> ObjectStore:
+        """Return the store at ``url``, a bucket being reached as ``s3`` says."""
+        ...
 
 
 class Stale(NamedTuple):
@@ -46,15 +57,17 @@ class ProjectRun:
         self.project = project
         self.workspace = ProjectStore(of.workspace, of.organization.id, project.id)
         most_keys = of.organization.most_keys
-        source = of.open_store(project.source.url)
+        source = of.open_store(project.source.url, of.organization.s3_of(project.source))
+        if project.source.url.startswith(S3_SCHEME):
+            source = LocalCopies(source)
         self.raw = RawEvents(project, source, self.workspace, of.workers, most_keys)
         self.deduped = DedupedEvents(self.raw, most_keys)
 
     def archive(self, delivery: Delivery) -> Archive:
         """Return a delivery of the project."""
-        return Archive(
-            self._of.organization, self.project, delivery, self._of.workspace, self._of.open_store(delivery.url)
-        )
+        organization = self._of.organization
+        store = self._of.open_store(delivery.url, organization.s3_of(delivery))
+        return Archive(organization, self.project, delivery, self._of.workspace, store)
 
     def deliver(self, archive: Archive, delivery: Delivery, hour: Hour, by: By, *, force: bool = False) -> Receipt:
         """Deliver ``hour`` as it is on record.
@@ -122,15 +135,28 @@ class ProjectRun:
                 return f"not delivered to {delivery.name} as it is now"
         return ""
 
+    def deliveries_of(self, delivery: Delivery) -> DeliveryStore:
+        """Return what the workspace says of a delivery; its bucket need not be there."""
+        return DeliveryStore(self._of.workspace, self._of.organization.id, self.project.id, delivery.name)
+
+    def is_delivered(self, archive: Archive, delivery: Delivery, hour: Hour) -> bool:
+        """Tell whether ``hour`` was delivered as it is on record; the bucket is not looked at, nor is the landing."""
+        record = self.workspace.deduped(hour)
+        merged = self._of.merged_workspace.merged(hour) if "merged_ids" in delivery.what else None
+        if record is None or (merged is None and "merged_ids" in delivery.what):
+            return False
+        state = archive.state.state(hour)
+        return state is not None and state.fingerprint == archive.fingerprint(record, merged)
+
 
 class OrganizationRun:
     """The stages of an organization."""
 
-    def __init__(self, organization: Organization, open_store: Callable[[str], ObjectStore] = open_store) -> None:
+    def __init__(self, organization: Organization, open_store: OpenStore = open_store) -> None:
         """Wire ``organization`` to the stores at its urls."""
         self.organization = organization
         self.open_store = open_store
-        self.workspace = open_store(organization.workspace)
+        self.workspace = open_store(organization.workspace, organization.s3)
         self.workers = Workers(organization.memory)
         self.merged_workspace = OrganizationStore(self.workspace, organization.id)
 
@@ -143,6 +169,25 @@ class OrganizationRun:
     def merged(self) -> MergedIds:
         """The organization's merged ids."""
         return MergedIds(self.organization, [one.raw for one in self.projects.values()], self.merged_workspace)
+
+
+def undelivered_hours(run: ProjectRun, delivery: Delivery) -> list[Hour]:
+    """Return the hours that are deduplicated but were never delivered, oldest first.
+
+    Two listings of the workspace, however many hours there are.
+    """
+    missing = run.workspace.hours("deduped") - run.deliveries_of(delivery).hours("state")
+    return sorted(hour for hour in missing if run.project.holds(hour))
+
+
+def waiting_hours(run: ProjectRun, delivery: Delivery) -> list[Hour]:
+    """Return the hours that are deduplicated but not delivered as they are on record, oldest first.
+
+    Reads the records of all hours, and neither landing nor bucket.
+    """
+    archive = run.archive(delivery)
+    hours = sorted(hour for hour in run.workspace.hours("deduped") if run.project.holds(hour))
+    return [hour for hour in hours if not run.is_delivered(archive, delivery, hour)]
 
 
 def finished_hours(project: Project, first: Hour | None, last: Hour | None, now: Hour) -> list[Hour]:

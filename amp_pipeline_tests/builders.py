@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +19,10 @@ EXAMPLE_HOURS = list(between(Hour.parse("2024-05-06-00:00"), Hour.parse("2024-05
 
 FIRST_HOUR = Hour.parse("2024-05-06-00:00")
 HOUR_US = 3_600_000_000
+OVER = "LAWS_OVER"
+"""Environment variable with the endpoint of the S3 server that the laws are held over."""
+
+BUCKET = "laws"
 BY = By(run="test", at="2024-06-01T00:00:00Z", version="0")
 PURCHASES = "event_type = 'purchase'"
 
@@ -35,7 +40,8 @@ def organization(
         {
             "id": id,
             "slug": "house",
-            "workspace": str(base / "workspace"),
+            "workspace": place(base / "workspace"),
+            "s3": s3(),
             "projects": [_project(base, landing, 7 + number, given) for number, given in enumerate(projects)],
         }
     )
@@ -48,16 +54,34 @@ def _project(base: Path, landing: Path, number: int, given: dict[str, Any]) -> d
         "slug": slug,
         "first_hour": FIRST_HOUR.key,
         "source": {"url": str(landing)},
-        "deliveries": [all_events(base / slug / "all"), purchases(base / slug / "purchases")],
+        "deliveries": [all_events(place(base / slug / "all")), purchases(place(base / slug / "purchases"))],
         **given,
     }
 
 
-def all_events(bucket: Path, **settings: Any) -> dict[str, Any]:
+def place(path: Path) -> str:
+    """Where tests keep what the pipeline writes: a folder, or with ``pytest --over`` the same path in a bucket."""
+    return f"s3://{BUCKET}{path}" if OVER in os.environ else str(path)
+
+
+def s3() -> dict[str, Any] | None:
+    """How that bucket is reached."""
+    if OVER not in os.environ:
+        return None
+    return {
+        "endpoint": os.environ[OVER],
+        "region": "us-east-1",
+        "addressing": "path",
+        "access_key_id": "test",
+        "secret_access_key": "test",
+    }
+
+
+def all_events(bucket: Path | str, **settings: Any) -> dict[str, Any]:
     return {"name": "all", "url": str(bucket), "what": ["events", "merged_ids"], **settings}
 
 
-def purchases(bucket: Path, **settings: Any) -> dict[str, Any]:
+def purchases(bucket: Path | str, **settings: Any) -> dict[str, Any]:
     return {"name": "purchases", "url": str(bucket), "filter": PURCHASES, **settings}
 
 

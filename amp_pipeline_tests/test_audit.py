@@ -301,7 +301,7 @@ def test_the_audit_of_an_hour_after_one_whose_landing_is_gone_passes(tmp_path: P
     gone, there = GONE_BEFORE[how]
     landing = tmp_path / "landing"
     organization = builders.organization(tmp_path, landing)
-    stores = driver.InMemory(organization)
+    stores = driver.Stores(organization)
     hours = [FIRST_HOUR, FIRST_HOUR + 1]
     for name, lines in {**gone, **there}.items():
         put(landing, name, lines)
@@ -323,7 +323,7 @@ def test_the_audit_of_an_hour_after_one_whose_landing_is_gone_passes(tmp_path: P
 def test_the_audit_of_an_hour_after_one_that_cannot_be_read_passes(tmp_path: Path) -> None:
     first, second = FIRST_HOUR, FIRST_HOUR + 1
     organization = builders.organization(tmp_path, tmp_path / "landing")
-    stores = driver.InMemory(organization)
+    stores = driver.Stores(organization)
     put(tmp_path / "landing", object_name(first), event(1, uuid="a"))
     put(tmp_path / "landing", object_name(second), event(HOUR_US, uuid="a"))
     driver.run_all(organization, [[first, second]], stores)
@@ -335,7 +335,7 @@ def test_the_audit_of_an_hour_after_one_that_cannot_be_read_passes(tmp_path: Pat
 def test_the_audit_goes_on_after_an_hour_whose_merged_ids_are_damaged(tmp_path: Path) -> None:
     first, second = FIRST_HOUR, FIRST_HOUR + 1
     organization = builders.organization(tmp_path, tmp_path / "landing")
-    stores = driver.InMemory(organization)
+    stores = driver.Stores(organization)
     put(tmp_path / "landing", object_name(first), event(1, uuid="a"))
     put(tmp_path / "landing", object_name(second), event(HOUR_US, uuid="b"))
     driver.run_all(organization, [[first, second]], stores)

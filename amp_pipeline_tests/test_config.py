@@ -1,8 +1,10 @@
 """Each test writes one thing wrongly into a good file and reads what the refusal says."""
 
+import json
 import os
 import subprocess
 import sys
+import traceback
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
-from amp_pipeline.config import COMPONENT, Organization, check_together, read
+from amp_pipeline.alert_settings import Recipients, told
+from amp_pipeline.config import COMPONENT, Delivery, Organization, check_together, read
 from amp_pipeline.core.errors import ConfigError
 from amp_pipeline.core.hours import Hour
+from amp_pipeline.destinations.archive import Archive
+from amp_pipeline.storage.memory import MemoryStore
+from amp_pipeline.workspace.records import DedupedRecord
 
 GOOD = """
 type: amp_pipeline.Organization
@@ -158,10 +164,10 @@ def test_window_of_merged_ids_is_the_largest_rounded_up(tmp_path: Path):
     [
         ("nme", "id, slug, workspace"),
         ("projects.0.first_huor", "first_hour"),
-        ("projects.1.source.ulr", "type, url, events"),
+        ("projects.1.source.ulr", "type, url, s3, events"),
         ("projects.0.dedupe.windw", "window"),
         ("projects.0.parts.event", "events, bytes"),
-        ("projects.0.deliveries.1.filtr", "name, url, what, filter"),
+        ("projects.0.deliveries.1.filtr", "name, url, s3, what, filter"),
         ("projects.0.deliveries.0.names.first", "first_part, padded_hour"),
     ],
 )
@@ -206,13 +212,26 @@ def test_every_wrong_field_has_a_line(tmp_path: Path):
             "evnt_type = 'x'",
             ["projects[0].deliveries[0].filter", "did you mean event_type?"],
         ),
+        ("projects.0.deliveries.0.url", "gs://bucket", ["projects[0].deliveries[0].url", "write s3://bucket/path"]),
+        ("projects.0.deliveries.0.url", "s3://", ["projects[0].deliveries[0].url", "like s3://my-bucket"]),
+        ("projects.0.source.url", "s3://Bucket/x", ["projects[0].source.url", "like s3://my-bucket"]),
+        ("workspace", "s3://bucket/a//b", ["workspace", "like s3://my-bucket"]),
+        ("s3", {"endpoint": "localhost:9000"}, ["s3.endpoint", "like https://s3.example.com:9000"]),
+        ("s3", {"endpoint": "http://a:geheim@host"}, ["s3.endpoint", "leave credentials out"]),
+        ("s3", {"regions": "x"}, ["s3.regions: there is no such field; known here are endpoint, region"]),
+        ("s3", {"role": "my-role"}, ["s3.role", "like arn:aws:iam::123456789012:role/amp-pipeline"]),
+        ("s3", {"external_id": "geheim"}, ["s3: external_id is asked for by a role"]),
+        ("s3", {"access_key_id": "AKIA"}, ["s3: access_key_id and secret_access_key belong together"]),
         (
-            "projects.0.deliveries.0.url",
-            "s3://bucket",
-            ["projects[0].deliveries[0].url", "buckets by URL are not supported yet"],
+            "s3",
+            {"access_key_id": "AKIA", "secret_access_key": "geheim", "profile": "p"},
+            ["s3: a profile and access_key_id are two ways"],
         ),
-        ("projects.0.source.url", "s3://bucket", ["projects[0].source.url", "not supported yet"]),
-        ("workspace", "s3://bucket", ["workspace", "not supported yet"]),
+        ("s3", {"encryption": {"type": "aes"}}, ["s3.encryption.type", "'sse-s3' or 'sse-kms'"]),
+        ("s3", {"encryption": {"type": "sse-s3", "key": "k"}}, ["s3.encryption: a key belongs to type: sse-kms"]),
+        ("s3", {"tags": {str(number): "x" for number in range(11)}}, ["s3.tags", "10 tags, not 11"]),
+        ("projects.0.deliveries.0.s3", {"account": "12"}, ["projects[0].deliveries[0].s3.account"]),
+        ("projects.0.source.s3", {"storage_class": "GLACIER"}, ["projects[0].source.s3.storage_class"]),
         ("projects.0.source.events", "{yyyy}{MM}{dd}.json", ["projects[0].source.events", "{H} is missing"]),
         ("projects.0.source.complete", "{hour}", ["projects[0].source.complete", "unknown placeholder {hour}"]),
         ("projects.0.deliveries.0.name", "raw_events", ["projects[0].deliveries[0].name", "choose another"]),
@@ -239,6 +258,7 @@ def test_wrong_value_is_refused_with_what_would_be_right(tmp_path: Path, path: s
     message = spoiled(tmp_path, path, value)
     for part in parts:
         assert part in message
+    assert "geheim" not in message
 
 
 @pytest.mark.parametrize("path", ["out/shop", "some/../out/shop", "out/shop/"])
@@ -343,3 +363,139 @@ def test_every_process_writes_a_description_alike():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "1"}
     found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, env=environment, text=True)
     assert found.stdout == "['events', 'merged_ids']\n"
+
+
+SECRET = "marker-of-a-secret"
+MAIL = {"server": "smtp.acme.example", "sender": "amp@acme.example", "user": "amp", "password": SECRET}
+
+
+def with_alerts(tmp_path: Path, **alerts: Any) -> Organization:
+    return described(tmp_path, {**good(tmp_path), "owners": ["data@acme.example", "team:data"], "alerts": alerts})[0]
+
+
+def test_administrators_are_the_owners_unless_others_are_named(tmp_path: Path):
+    for alerts, addresses in (
+        ({"mail": MAIL}, ["data@acme.example"]),
+        ({"mail": MAIL, "to": ["ops@acme.example"]}, ["ops@acme.example"]),
+        ({}, []),
+    ):
+        acme = with_alerts(tmp_path, **alerts)
+        assert [one.address for one in told(acme.alerts, acme.owners, [], None)] == addresses
+
+
+def test_whoever_made_a_delivery_and_whom_it_names_are_told_once_each(tmp_path: Path):
+    channels = [f"json://{SECRET}", f"json://{SECRET}/2"]
+    acme = with_alerts(tmp_path, mail=MAIL, channels=channels)
+    further = [
+        Recipients.model_validate({"to": ["anna@acme.example"], "channels": channels[:1]}),
+        Recipients.model_validate({"to": ["data@acme.example", "anna@other.example"]}),
+    ]
+    assert [one.name for one in told(acme.alerts, acme.owners, further, "maker@acme.example")] == [
+        "mailto data@…",
+        "mailto maker@…",
+        "mailto anna@…",
+        "mailto anna@… (2)",
+        "json",
+        "json (2)",
+    ]
+    assert "mailto" not in str(told(acme.alerts, ["team:data"], [], "team:data"))
+
+
+def test_servers_have_the_usual_ports(tmp_path: Path):
+    for server, security, there in (
+        ("smtp.acme.example", "starttls", ("smtp.acme.example", 587)),
+        ("smtp.acme.example", "tls", ("smtp.acme.example", 465)),
+        ("127.0.0.1", "none", ("127.0.0.1", 25)),
+        ("smtp.acme.example:2525", "starttls", ("smtp.acme.example", 2525)),
+    ):
+        mail = with_alerts(tmp_path, mail={**MAIL, "server": server, "security": security}).alerts.mail
+        assert mail is not None
+        assert (mail.host, mail.port) == there
+
+
+@pytest.mark.parametrize(
+    ("alerts", "parts"),
+    [
+        ({"every": "10s"}, ["alerts.every", "write 1m or more"]),
+        ({"remind": "5m"}, ["alerts.remind", "write 1h or more"]),
+        ({"tries": 0}, ["alerts.tries"]),
+        ({"ui": "dagster"}, ["alerts.ui", "like https://dagster.example.com"]),
+        ({"ui": f"https://me:{SECRET}@dagster"}, ["alerts.ui", "leave credentials out"]),
+        ({"to": ["ops@acme.example"]}, ["alerts.to names addresses", "add alerts.mail"]),
+        ({"mail": MAIL, "to": [f"json://{SECRET}"]}, ["alerts.to[0]", "write plain e-mail addresses"]),
+        ({"channels": ["ops@acme.example"]}, ["alerts.channels[0]", "belong into `to`"]),
+        ({"channels": [SECRET]}, ["alerts.channels[0]", "Apprise URL"]),
+        ({"channels": [f"json:// {SECRET}"]}, ["alerts.channels[0]", "Apprise URL"]),
+        ({"channels": SECRET}, ["alerts.channels"]),
+        ({"channels": [{"url": SECRET}]}, ["alerts.channels[0]"]),
+        ({"mail": {**MAIL, "server": f"smtp://amp:{SECRET}@host"}}, ["alerts.mail.server", "name of a server"]),
+        ({"mail": {**MAIL, "server": "host:99999"}}, ["alerts.mail.server", "name of a server"]),
+        ({"mail": {**MAIL, "user": None}}, ["alerts.mail", "user and password belong together"]),
+        ({"mail": {**MAIL, "security": "none"}}, ["alerts.mail", "never sent without encryption"]),
+        ({"mail": {**MAIL, "sender": "amp"}}, ["alerts.mail.sender", "plain e-mail addresses"]),
+        ({"mail": {**MAIL, "pass": SECRET}}, ["alerts.mail.pass", "known here are server, security, user"]),
+        ({"tos": []}, ["alerts.tos", "known here are to, channels, mail, ui, every"]),
+    ],
+)
+def test_wrong_alerts_are_refused_without_saying_secrets(tmp_path: Path, alerts: dict[str, Any], parts: list[str]):
+    message = refusal(tmp_path, {**good(tmp_path), "alerts": alerts})
+    for part in parts:
+        assert part in message
+    assert SECRET not in message
+
+
+@pytest.mark.parametrize("path", ["projects.0", "projects.0.deliveries.1"])
+def test_alerts_of_a_project_or_delivery_have_people_alone(tmp_path: Path, path: str):
+    where = path.replace(".0", "[0]").replace(".1", "[1]")
+    message = spoiled(tmp_path, f"{path}.alerts", {"every": "1h"})
+    assert f"{where}.alerts.every: there is no such field; known here are to, channels" in message
+    message = spoiled(tmp_path, f"{path}.alerts", {"to": ["ops@acme.example"]})
+    assert "alerts of shop" in message
+    assert "add alerts.mail" in message
+
+
+def test_owner_of_a_delivery_is_an_address_or_a_team(tmp_path: Path):
+    assert "neither an e-mail address nor team:name" in spoiled(tmp_path, "projects.0.deliveries.0.owner", "anna")
+
+
+def test_secrets_are_in_no_dump_schema_or_error(tmp_path: Path):
+    acme = with_alerts(tmp_path, mail=MAIL, channels=[f"json://{SECRET}"])
+    dumps = [repr(acme), str(acme.model_dump()), acme.model_dump_json(), json.dumps(Organization.model_json_schema())]
+    assert not any(SECRET in dump for dump in dumps)
+    with pytest.raises(ConfigError) as caught:
+        read(write(tmp_path, GOOD.replace("id: 3", "id: three")), {"LANDING": SECRET})
+    trace = "".join(traceback.format_exception(caught.value))
+    assert SECRET not in trace
+
+
+def test_who_is_told_has_no_part_in_what_is_delivered(tmp_path: Path):
+    """A change of it must not write all hours again."""
+    plain = {"name": "all", "url": "/bucket"}
+    told_about = {
+        **plain,
+        "owner": "anna@acme.example",
+        "alerts": {"to": ["a@b.example"], "channels": [SECRET + "://x"]},
+    }
+    acme = with_alerts(tmp_path, mail=MAIL)
+    archives = [
+        Archive(acme, acme.projects[0], Delivery.model_validate(one), MemoryStore(), MemoryStore())
+        for one in (plain, told_about)
+    ]
+    record = DedupedRecord(
+        format=1,
+        hour="2024-05-06-00:00",
+        fingerprint="",
+        landed_as="",
+        window={},
+        missing=[],
+        parts=[],
+        landed=0,
+        quarantined=0,
+        repeats=0,
+        conflicts=0,
+        first_seen={},
+        event_types={},
+        event_time=None,
+        server_upload_time=None,
+    )
+    assert len({archive.fingerprint(record, None) for archive in archives}) == 1

@@ -1,6 +1,6 @@
 """The hour with amp_pipeline, as in production: what the asset bodies of `amp_pipeline.defs.assets` do, checks too.
 
-    python benchmarks/amp.py run LANDING OUT [--deliveries 10] [--filtered] [--week WEEK]
+    python benchmarks/amp.py run LANDING OUT [--deliveries 10] [--filtered] [--week WEEK] [--endpoint URL]
     python benchmarks/amp.py week LANDING WEEK [--keys 1000000]
 
 `run` prints what each stage took. `week` writes what the 168 hours before have left in a workspace: key indexes and
@@ -18,10 +18,10 @@ import resource
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import events
 import msgspec
@@ -36,8 +36,11 @@ from amp_pipeline.core.manifest import broken_sum
 from amp_pipeline.core.merged_ids import cycles
 from amp_pipeline.destinations.archive import By
 from amp_pipeline.run import OrganizationRun, ProjectRun, Stale
+from amp_pipeline.stages.merged_ids import MergedIds
+from amp_pipeline.workspace.records import MergedRecord
 
 SLUG = "bench"
+BUCKET = "bench"
 FILTER = "platform = 'iOS' AND event_properties.quantity >= 2"
 _BY = By("benchmark", "2025-07-08T11:00:00.000000+00:00", "0")
 _Result = TypeVar("_Result")
@@ -65,50 +68,71 @@ def _cpu() -> float:
 
 
 def organization(
-    landing: Path, out: Path, hour: events.Hour, first_hour: Hour, deliveries: list[tuple[str, str | None]]
+    landing: Path,
+    out: Path,
+    hour: events.Hour,
+    first_hour: Hour,
+    deliveries: list[tuple[str, str | None]],
+    endpoint: str = "",
 ) -> config.Organization:
-    """Write a `defs.yaml` (JSON is YAML) into `out` and read it."""
+    """Write a `defs.yaml` (JSON is YAML) into `out` and read it; with `endpoint` it delivers to that S3 server."""
+    buckets = f"s3://{BUCKET}" if endpoint else "buckets"
     project = {
         "id": hour.project,
         "slug": SLUG,
         "first_hour": first_hour.key,
         "source": {"url": str(landing.resolve())},
         "deliveries": [
-            {"name": name, "url": f"buckets/{name}", **({"filter": condition} if condition else {})}
+            {"name": name, "url": f"{buckets}/{name}", **({"filter": condition} if condition else {})}
             for name, condition in deliveries
         ],
     }
-    attributes = {"id": 1, "slug": "bench_org", "workspace": "workspace", "projects": [project]}
+    attributes: dict[str, Any] = {"id": 1, "slug": "bench_org", "workspace": "workspace", "projects": [project]}
+    if endpoint:
+        server = {"endpoint": endpoint, "region": "us-east-1", "addressing": "path"}
+        attributes["s3"] = {**server, "access_key_id": "test", "secret_access_key": "test"}
     file = out / "defs.yaml"
     out.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"type": config.COMPONENT, "attributes": attributes}, indent=2))
     return config.read(file, {})[0]
 
 
-def produce(organization: config.Organization, hour: Hour, stages: Stages) -> None:
-    """Do the hour as Dagster does: each asset with stores of its own, and its checks."""
+def produce(organization: config.Organization, hours: Sequence[Hour], stages: Callable[[Hour], Stages]) -> None:
+    """Do hours as Dagster does in a run: each asset with stores of its own, hour by hour, and its checks."""
     slug = organization.projects[0].slug
     raw = OrganizationRun(organization).projects[slug].raw
-    stages("raw_events", lambda: raw.land(hour))
-    stages("raw_events", lambda: raw.is_complete(hour))  # it warns only
+    for hour in hours:
+        stages(hour)("raw_events", partial(raw.land, hour))
+        stages(hour)("raw_events", partial(raw.is_complete, hour))  # it warns only
 
     run = OrganizationRun(organization).projects[slug]
-    stages("deduped_events", lambda: run.deduped.dedupe(hour))
-    _holds(not stages("no_identity_twice", lambda: run.deduped.identities_seen_twice(hour)), "no_identity_twice")
-    stages("no_late_data_waits", lambda: _waiting(run, hour))  # it warns only
+    for hour in hours:
+        stages(hour)("deduped_events", partial(run.deduped.dedupe, hour))
+    for hour in hours:
+        twice = stages(hour)("no_identity_twice", partial(run.deduped.identities_seen_twice, hour))
+        _holds(not twice, "no_identity_twice")
+    stages(hours[-1])("no_late_data_waits", partial(_waiting, run, hours[0]))  # it warns only
 
     merged = OrganizationRun(organization).merged
-    record = stages("merged_ids", lambda: merged.merge(hour))
-    around = [*merged.earlier(record.window), *merged.merges(hour, record.pairs)]
-    stages("merged_ids", lambda: cycles([merge.pair for merge in around]))
+    for hour in hours:
+        record = stages(hour)("merged_ids", partial(merged.merge, hour))
+        around = stages(hour)("merged_ids", partial(_around, merged, hour, record))
+        stages(hour)("merged_ids", partial(cycles, around))
 
     for delivery in organization.projects[0].deliveries:
         run = OrganizationRun(organization).projects[slug]
         archive = run.archive(delivery)
-        receipt = stages(delivery.name, partial(run.deliver, archive, delivery, hour, _BY))
-        _holds(not broken_sum(receipt.manifest), "counts_add_up")
-        _holds(stages(delivery.name, partial(archive.holds, hour, receipt.manifest)), "files_match_manifest")
-        stages(delivery.name, archive.delivered_hours)
+        for hour in hours:
+            receipt = stages(hour)(delivery.name, partial(run.deliver, archive, delivery, hour, _BY))
+            _holds(not broken_sum(receipt.manifest), "counts_add_up")
+            holds = stages(hour)(delivery.name, partial(archive.holds, hour, receipt.manifest))
+            _holds(holds, "files_match_manifest")
+        stages(hours[-1])(delivery.name, archive.delivered_hours)
+
+
+def _around(merged: MergedIds, hour: Hour, record: MergedRecord) -> list[tuple[int, int]]:
+    """Return the pairs of an hour and its window."""
+    return [merge.pair for merge in (*merged.earlier(record.window), *merged.merges(hour, record.pairs))]
 
 
 def _waiting(run: ProjectRun, hour: Hour) -> list[Stale]:
@@ -121,7 +145,7 @@ def _holds(passed: bool, check: str) -> None:
         raise SystemExit(f"the check {check} fails")
 
 
-def run(landing: Path, out: Path, deliveries: int, filtered: bool, week: Path | None) -> None:
+def run(landing: Path, out: Path, deliveries: int, filtered: bool, week: Path | None, endpoint: str) -> None:
     """Deduplicate and deliver the landing's hour."""
     made = made_of(landing)
     hour = Hour.parse(made.key)
@@ -137,18 +161,16 @@ def run(landing: Path, out: Path, deliveries: int, filtered: bool, week: Path | 
     first_hour = hour if week is None else hour + -events.HOURS_OF_WEEK
     started = time.perf_counter()
     stages = Stages()
-    configured = organization(landing, out, made, first_hour, wanted)
-    produce(configured, hour, stages)
+    configured = organization(landing, out, made, first_hour, wanted, endpoint)
+    produce(configured, [hour], lambda _: stages)
     seconds = time.perf_counter() - started
     project = OrganizationRun(configured).projects[SLUG]
     record = project.workspace.deduped(hour)
     if record is None:
         raise SystemExit("the hour has no record")
-    first_seen = [
-        (entry["row"], entry["first_seen"])
-        for entry in project.workspace.report("repeats", hour)
-        if entry["first_seen"] != hour.key
-    ]
+    # Only where it is compared: it is no part of the work.
+    reported = () if week is None else project.workspace.report("repeats", hour)
+    first_seen = [(entry["row"], entry["first_seen"]) for entry in reported if entry["first_seen"] != hour.key]
     done(
         seconds,
         record.rows,
@@ -253,6 +275,7 @@ def main() -> None:
     running.add_argument("out", type=Path)
     running.add_argument("--deliveries", type=int, default=1, help="unfiltered ones")
     running.add_argument("--filtered", action="store_true", help="and a filtered one")
+    running.add_argument("--endpoint", default="", help="S3 server with a bucket `bench` to deliver to")
     running.add_argument("--week", type=Path, help="folder that the command week has written")
     weekly = commands.add_parser("week")
     weekly.add_argument("landing", type=Path)
@@ -263,7 +286,7 @@ def main() -> None:
         write_week(options.landing, options.out, options.keys or made_of(options.landing).events)
     else:
         landing = options.landing if options.week is None else options.week / "landing"
-        run(landing, options.out, options.deliveries, options.filtered, options.week)
+        run(landing, options.out, options.deliveries, options.filtered, options.week, options.endpoint)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """All side-by-side runs behind the numbers in the docs: `make bench`.
 
-    python benchmarks/run.py [--works a,b,c,d,e] [--events 500000] [--runs 5] [--peers limit,duckdb,pandas,pyspark]
+    python benchmarks/run.py [--works a,b,c,d,e,f] [--events 500000] [--runs 5] [--peers limit,duckdb,pandas,pyspark]
 
 * a: one hour, landed json.gz to archive json.gz without repeats, amp_pipeline beside its peers
 * b: the same hour with the key indexes of a full week behind it
 * c: growth: 10 thousand to 5 million events in the hour
 * d: compress once: ten deliveries of the hour, and a filtered one, beside a single one
 * e: the example's 216 small hours as one range, with Dagster and without
+* f: the hour delivered to an S3 server on this machine, beside a folder
 
 Runners take turns on the same files, one whole round after the other. What they kept is compared after each round,
 before any time is printed. Writes results.json and the tables of RESULTS.md beside this file.
@@ -19,15 +20,20 @@ import json
 import os
 import platform
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
 import time
+import urllib.request
 import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import amp
 import compare
 import events
 from isal import igzip
@@ -70,11 +76,17 @@ class Bench:
         shutil.rmtree(folder, ignore_errors=True)
         return folder
 
-    def rounds(self, commands: dict[str, list[str]], outputs: dict[str, Path] | None = None) -> Samples:
-        """Run all programs in turn, again and again, and hold their outputs against each other."""
+    def rounds(
+        self,
+        commands: dict[str, list[str]],
+        outputs: dict[str, Path] | None = None,
+        before: Callable[[], None] = lambda: None,
+    ) -> Samples:
+        """Run all programs in turn, again and again, each after `before`, and hold their outputs against each other."""
         samples: Samples = {name: [] for name in commands}
         for number in range(self.runs):
             for name, command in commands.items():
+                before()
                 _settle()
                 _say(f"round {number + 1} of {self.runs}: {name}")
                 samples[name].append(measure([sys.executable, *command]))
@@ -146,6 +158,40 @@ def work_e(bench: Bench) -> dict[str, Any]:
     """Many small hours, of which Dagster takes most of the time."""
     command = [str(HERE / "example.py"), str(bench.out("example"))]
     return {"samples": bench.rounds({"example": command})}
+
+
+def work_f(bench: Bench) -> dict[str, Any]:
+    """A folder and a bucket."""
+    landing = bench.landing(bench.hour)
+    with _server(bench.folder) as endpoint:
+        commands = {
+            "to a folder": _amp(landing, bench.out("folder")),
+            "to S3": [*_amp(landing, bench.out("s3")), "--endpoint", endpoint],
+        }
+        # Each time into an empty bucket, as into an empty folder.
+        samples = bench.rounds(commands, before=lambda: _empty_bucket(endpoint))
+    return {"samples": samples, "made": _made(landing)}
+
+
+@contextmanager
+def _server(folder: Path) -> Iterator[str]:
+    """Run moto's S3 server, which keeps objects in memory, and give its address."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    command = [str(HERE.parent / ".venv-servers" / "bin" / "moto_server"), "-H", "127.0.0.1", "-p", str(port)]
+    with (folder / "moto.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:  # noqa: S603 - a program that make has installed
+        try:
+            while socket.socket().connect_ex(("127.0.0.1", port)) and server.poll() is None:
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+
+
+def _empty_bucket(endpoint: str) -> None:
+    for method, path in (("POST", "/moto-api/reset"), ("PUT", f"/{amp.BUCKET}")):
+        urllib.request.urlopen(urllib.request.Request(endpoint + path, method=method)).close()  # noqa: S310 - http to the server above
 
 
 def _amp(landing: Path, out: Path) -> list[str]:
@@ -293,8 +339,13 @@ def _table_e(done: dict[str, Any]) -> str:
     table = _table([f"{hours:.0f} hours", "wall seconds", "an hour"], rows)
     return (
         f"{table}\n\nWithout Dagster an hour takes {middle['other_hour_ms']:.1f} ms, one of the "
-        f"{middle['empty_hours']:.0f} empty ones {middle['empty_hour_ms']:.1f} ms, with two deliveries and all checks."
+        f"{middle['empty_hours']:.0f} empty ones {middle['empty_hour_ms']:.1f} ms, with two deliveries and all checks; "
+        f"{middle['empty_hour_in_memory_ms']:.1f} ms where the files are in memory and nothing waits for a disk."
     )
+
+
+def _table_f(done: dict[str, Any]) -> str:
+    return _compared(done, "to a folder")
 
 
 _WORKS = {
@@ -303,6 +354,7 @@ _WORKS = {
     "c": ("(c) Growth", _table_c),
     "d": ("(d) Compress once", _table_d),
     "e": ("(e) Many small hours", _table_e),
+    "f": ("(f) Delivered to S3", _table_f),
 }
 
 
@@ -368,7 +420,7 @@ def _told_of(made: dict[str, Any] | None) -> str:
 def main() -> None:
     """Run the works asked for, then print and write what came out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--works", default="a,b,c,d,e")
+    parser.add_argument("--works", default="a,b,c,d,e,f")
     parser.add_argument("--events", type=int, default=500_000, help="in the hour of works a, b and d")
     parser.add_argument("--growth", default=",".join(map(str, GROWTH)), help="events in the hours of work c")
     parser.add_argument("--keys", type=int, default=0, help="in each hour of work b's week; 0: as many as events")
@@ -386,6 +438,7 @@ def main() -> None:
         "c": lambda: work_c(bench, [int(count) for count in options.growth.split(",")]),
         "d": lambda: work_d(bench),
         "e": lambda: work_e(bench),
+        "f": lambda: work_f(bench),
     }
     file = options.results / "results.json"
     # Works that are not run now stay as they were: ratios hold within a work.

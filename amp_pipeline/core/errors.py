@@ -4,6 +4,8 @@ Expected trouble inside an hour (a bad line) is a value, not an exception; these
 configuration as a whole can't go on.
 """
 
+from dataclasses import dataclass
+
 
 class AmpError(Exception):
     """Base of every error that the pipeline raises on purpose."""
@@ -29,8 +31,28 @@ class WorkspaceError(AmpError):
     """The workspace lacks or contradicts what a record in it says."""
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """What an object store or its network answered instead of doing what was asked."""
+
+    operation: str
+    """Of its API, like PutObject."""
+    code: str
+    """Of the API, like AccessDenied, or the kind of network trouble, like ConnectTimeoutError."""
+    message: str
+    status: int = 0
+    """Of HTTP; 0 where there was no answer."""
+    region: str = ""
+    """Where the store says the bucket is, if it says so."""
+
+
 class StoreError(AmpError):
-    """A store refuses to read or write: permissions, a full disk."""
+    """A store refuses to read or write: permissions, a full disk, a network."""
+
+    def __init__(self, message: str, refusal: Refusal | None = None) -> None:
+        """Say what is wrong; ``refusal`` is what a bucket's server said, for who explains it."""
+        super().__init__(message)
+        self.refusal = refusal
 
 
 class ObjectNotFoundError(AmpError):

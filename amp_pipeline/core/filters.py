@@ -92,6 +92,7 @@ class Filter:
         self._values: dict[str, _Value] = {}
         self._sql = tree.transform(self._bound).sql(dialect="postgres")
         self._condition = self._compiled()
+        self._roots = list(dict.fromkeys(value.path[0] for value in self._values.values()))
         self._decode = msgspec.json.Decoder(self._needed_fields()).decode
 
     def keeps(self, lines: Sequence[bytes]) -> list[bool]:
@@ -151,9 +152,8 @@ class Filter:
         return condition
 
     def _needed_fields(self) -> type[msgspec.Struct]:
-        roots = dict.fromkeys(value.path[0] for value in self._values.values())
-        fields = [(f"field_{number}", Any, None) for number in range(len(roots))]
-        names = {f"field_{number}": root for number, root in enumerate(roots)}
+        fields = [(f"field_{number}", Any, None) for number in range(len(self._roots))]
+        names = {f"field_{number}": root for number, root in enumerate(self._roots)}
         return msgspec.defstruct("Needed", fields, rename=names, gc=False)
 
     def _read(self, line: bytes) -> dict[str, Any]:
@@ -161,13 +161,7 @@ class Filter:
             needed = self._decode(line)
         except msgspec.DecodeError:
             return exact_decoder.decode(line.decode())
-        return dict(
-            zip(
-                (field.encode_name for field in msgspec.structs.fields(needed)),
-                msgspec.structs.astuple(needed),
-                strict=True,
-            )
-        )
+        return dict(zip(self._roots, msgspec.structs.astuple(needed), strict=True))
 
 
 def _kind_by_use(node: exp.Expr) -> Kind:

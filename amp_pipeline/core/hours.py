@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 
 MICROSECONDS = 3_600_000_000
 """Length of an hour in µs, the unit of every time in the pipeline."""
 
+_REMEMBERED = 4096  # each hour of a window is asked for by its key for each hour of a run
 _KEY_FORMAT = "%Y-%m-%d-%H:%M"
 
 
@@ -32,10 +34,7 @@ class Hour:
             >>> Hour.parse("2026-11-20-17:00").key
             '2026-11-20-17:00'
         """
-        start = datetime.strptime(key, _KEY_FORMAT).replace(tzinfo=UTC)
-        if start.minute or start.strftime(_KEY_FORMAT).rjust(16, "0") != key:
-            raise ValueError(f"{key!r} is not the start of an hour")
-        return cls.of(start)
+        return _parsed(key)
 
     @classmethod
     def of(cls, at: datetime) -> Hour:
@@ -56,7 +55,7 @@ class Hour:
     @property
     def key(self) -> str:
         """The Dagster partition key, ``2026-11-20-17:00``."""
-        return self.start.strftime(_KEY_FORMAT).rjust(16, "0")
+        return _key(self.number)
 
     @property
     def date(self) -> date:
@@ -80,6 +79,19 @@ class Hour:
     def __str__(self) -> str:
         """The key."""
         return self.key
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _key(number: int) -> str:
+    return Hour(number).start.strftime(_KEY_FORMAT).rjust(16, "0")
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _parsed(key: str) -> Hour:
+    start = datetime.strptime(key, _KEY_FORMAT).replace(tzinfo=UTC)
+    if start.minute or start.strftime(_KEY_FORMAT).rjust(16, "0") != key:
+        raise ValueError(f"{key!r} is not the start of an hour")
+    return Hour.of(start)
 
 
 def between(first: Hour, last: Hour) -> Iterator[Hour]:

@@ -174,6 +174,10 @@ class ArchiveNames:
         """Return the name of the hour's manifest."""
         return f"{OWN_FOLDER}/{self.project}/{self.delivery}/{hour.day}/{hour.of_day:02d}.json"
 
+    def claim(self, hour: Hour) -> str:
+        """Return the name of the object that is there while a run writes the hour, and says which."""
+        return f"{OWN_FOLDER}/{self.project}/{self.delivery}/{hour.day}/{hour.of_day:02d}.claim"
+
     def hour_ends(self, hour: Hour) -> list[str]:
         """Return the names of what says that the hour is final, in the order of taking away.
 

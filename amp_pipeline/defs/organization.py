@@ -8,7 +8,9 @@ import dagster as dg
 from dagster.components.component_scaffolding import scaffold_component
 from pydantic import BaseModel, ConfigDict
 
-from amp_pipeline import config
+from amp_pipeline import config, notify
+from amp_pipeline.alerting import Subject, deliveries
+from amp_pipeline.defs.alerts import alert_sensors, bucket_checks
 from amp_pipeline.defs.assets import organization_assets
 
 
@@ -76,5 +78,15 @@ class Organization(dg.Component):
         return cls(config.organization(filled, Path(context.path) / config.FILE_NAME))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """Return the organization's assets and checks."""
-        return dg.Definitions(assets=organization_assets(self.organization))
+        """Return the organization's assets, checks and sensors.
+
+        Raises:
+            ConfigError: A channel of its alerts is of no known kind.
+        """
+        for subject in [Subject(self.organization), *deliveries(self.organization)]:
+            notify.check(self.organization.alerts, subject.everybody())
+        return dg.Definitions(
+            assets=organization_assets(self.organization),
+            asset_checks=bucket_checks(self.organization),
+            sensors=alert_sensors(self.organization),
+        )

@@ -18,6 +18,7 @@ from amp_pipeline.core.fingerprint import FORMAT, fingerprint
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.layout import ArchiveNames
 from amp_pipeline.core.manifest import Manifest, broken_sum, encode
+from amp_pipeline.destinations.claim import Claim
 from amp_pipeline.destinations.plan import Planner, Source
 from amp_pipeline.storage.objects import ObjectStore
 from amp_pipeline.workspace.records import DedupedRecord, DeliveryState, LogEntry, MergedRecord
@@ -71,7 +72,10 @@ class Archive:
         self._delivery = delivery
         self._planner = Planner(organization, project, delivery, self.names, workspace)
         self._settings = fingerprint(
-            delivery.model_dump(mode="json", exclude={"enabled"}), project.slug, organization.slug
+            # How the bucket is reached, and who is told, is nothing that its readers see.
+            delivery.model_dump(mode="json", exclude={"enabled", "s3", "owner", "alerts"}),
+            project.slug,
+            organization.slug,
         )
         self._owned = False
 
@@ -148,22 +152,19 @@ class Archive:
         why = self._why(state, decided, force)
         written: list[str] = []
         deleted: list[str] = []
-        if (
-            force
-            or self._manifest_bytes(hour) != data
-            or not self._stands(hour, files)
-            or not self._matches(plan.sources)
-        ):
+        claimed = self.names.claim(hour)
+        # Where a run was killed just before it gave the hour back, nothing is left to do but that.
+        if force or not self._is_as(hour, data, plan.sources) or self.store.head(claimed) is not None:
             self._own()
-            if state is not None:
-                # From here on the hour is not as it was delivered; a run that is killed must not seem to have ended.
-                self.state.save("state", hour, msgspec.structs.replace(state, fingerprint=""))
-            deleted = self._replace(hour, plan.sources)
-            written = [*files, self.names.manifest(hour)]
-            self.store.put(self.names.manifest(hour), data)
-            if self._delivery.complete_markers:
-                self.store.put(self.names.complete_marker(hour), b"")
-                written.append(self.names.complete_marker(hour))
+            what = f"hour {hour} of {self._label} in {self.store.url}"
+            with Claim(self.store, claimed, what, by.run, by.at) as claim:
+                # Another run may have written it until just now.
+                if force or not self._is_as(hour, data, plan.sources):
+                    if state is not None:
+                        # From here on the hour is not as it was delivered; a run that is killed must not seem to have
+                        # ended.
+                        self.state.save("state", hour, msgspec.structs.replace(state, fingerprint=""))
+                    written, deleted = self._write(hour, plan.sources, data, claim)
         rows = {
             "events": manifest.counts.delivered,
             "merged_ids": manifest.merged_ids.delivered if manifest.merged_ids else 0,
@@ -207,28 +208,46 @@ class Archive:
         A delivery without merged ids leaves a merged-id file alone: it may be another delivery's.
         """
         found = [info for prefix in self.names.events_prefixes(hour) for info in self.store.find(prefix)]
-        if "merged_ids" in self._delivery.what:
-            heads = (self.store.head(name) for name in self.names.merged_ids_spellings(hour))
-            found += [info for info in heads if info is not None]
+        heads = (self.store.head(name) for name in self._merged_ids_names(hour))
+        found += [info for info in heads if info is not None]
         return {info.name: info.size for info in found}
 
-    def _replace(self, hour: Hour, sources: list[Source]) -> list[str]:
-        """Put the hour's data in place of what is there; return the names of files that are no more."""
+    def _merged_ids_names(self, hour: Hour) -> list[str]:
+        return self.names.merged_ids_spellings(hour) if "merged_ids" in self._delivery.what else []
+
+    def _is_as(self, hour: Hour, manifest: bytes, sources: list[Source]) -> bool:
+        """Tell whether the bucket holds the hour as it is to be, byte for byte."""
+        files = {source.file.name: source.file.bytes for source in sources}
+        return self._manifest_bytes(hour) == manifest and self._stands(hour, files) and self._matches(sources)
+
+    def _write(self, hour: Hour, sources: list[Source], manifest: bytes, claim: Claim) -> tuple[list[str], list[str]]:
+        """Put the hour in place of what is there; return the names of what was written, and of what is no more."""
         for name in self.names.hour_ends(hour):
+            claim.renew()
             self.store.delete(name)
+        for prefix in [*self.names.events_prefixes(hour), *self._merged_ids_names(hour)]:
+            self.store.clear_unfinished(prefix)
         for source in sources:
-            self.store.put_chunks(source.file.name, source.chunks())
+            self.store.put_chunks(source.file.name, claim.renewed(source.chunks()))
         obsolete = sorted(self._there(hour).keys() - {source.file.name for source in sources})
         for name in obsolete:
+            claim.renew()
             self.store.delete(name)
         for source in sources:
+            claim.renew()
             if self._digest(source.file.name) != source.file.sha256:
                 raise DeliveryError(
                     f"{self.store.uri(source.file.name)} was written, but other bytes are read back; "
                     f"the hour {hour} has no complete marker. "
                     "Check the store and run the hour again"
                 )
-        return obsolete
+        ends = [(self.names.manifest(hour), manifest)]
+        if self._delivery.complete_markers:
+            ends.append((self.names.complete_marker(hour), b""))
+        for name, data in ends:
+            claim.renew()
+            self.store.put(name, data)
+        return [*(source.file.name for source in sources), *(name for name, _ in ends)], obsolete
 
     def _own(self) -> None:
         """Refuse a bucket that another organization delivers to; claim one that is nobody's."""
@@ -240,10 +259,11 @@ class Archive:
             "written_by": "amp_pipeline",
         }
         try:
+            # Only where there is none: of two that come at the same time, one is first.
+            data = msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+            if self.store.head(name) is None:
+                self.store.put_if(name, data, None)
             owner = msgspec.json.decode(self.store.get(name)).get("organization", {}).get("id")
-        except ObjectNotFoundError:
-            self.store.put(name, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
-            owner = self._organization.id
         except (msgspec.MsgspecError, AttributeError):
             owner = "nobody that can be read"
         if owner != self._organization.id:

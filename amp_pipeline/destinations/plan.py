@@ -22,7 +22,7 @@ from amp_pipeline.core.errors import DeliveryError
 from amp_pipeline.core.filters import Filter
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.layout import ArchiveNames
-from amp_pipeline.core.lines import Block, split_stored
+from amp_pipeline.core.lines import Block, block_of, split_stored
 from amp_pipeline.core.manifest import COLUMN_SCHEMA, VERSION, Counts, File, Manifest, MergedCounts, Owner, Range
 from amp_pipeline.core.overlap import ahead
 from amp_pipeline.storage.objects import ObjectStore
@@ -212,7 +212,8 @@ class _Chosen:
         keep = np.ones(len(block), np.bool_)
         if self._filter is not None:
             keep[:] = self._filter.keeps(block.lines)
-        events = list(compress(self._reader.read(block).events, keep.tolist()))
+        chosen = block if keep.all() else block_of(compress(block.lines, keep.tolist()))
+        events = self._reader.read(chosen).events
         self.event_types.update([envelope.printable(event.event_type) for event in events])
         self.event_time = widened(self.event_time, timestamps.parse_many([event.event_time for event in events]))
         self.upload = widened(self.upload, timestamps.parse_many([event.server_upload_time for event in events]))

@@ -121,13 +121,14 @@ class _Crew:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    # The same modules from the same places, whatever the working folder holds.
-    program = f"import sys; sys.path[:] = sys.argv[1:]; from {__name__} import main; main()"
-    # No algebra is done there, and OpenBLAS's threads cost a quarter of the start.
-    alone = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-    command = [sys.executable, "-P", "-c", program, *sys.path]
+    # The same modules from the same places, whatever the working folder holds. No algebra is done there, and the
+    # threads of OpenBLAS cost a quarter of the start.
+    program = (
+        "import os, sys; os.putenv('OPENBLAS_NUM_THREADS', '1'); "
+        f"sys.path[:] = sys.argv[1:]; from {__name__} import main; main()"
+    )
     worker = subprocess.Popen(  # noqa: S603 - this module, by this Python
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=alone
+        [sys.executable, "-P", "-c", program, *sys.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
     )
     # Linux has it, and a user may have only so much of it; without it goes on a little slower.
     with suppress(OSError, AttributeError):

@@ -5,6 +5,7 @@ the machine
 leaves the old object or the new one.
 """
 
+import fcntl
 import os
 import time
 import uuid
@@ -100,7 +101,8 @@ class FolderStore(ObjectStore):
         with self._explained("written", name):
             self._put(name, chunks)
 
-    def _put(self, name: str, chunks: Iterable[bytes]) -> None:
+    def _put(self, name: str, chunks: Iterable[bytes], *, durable: bool = True) -> None:
+        durable = durable and self._durable
         target = self._folder / name
         incoming = self._folder / _INCOMING
         if not incoming.is_dir():
@@ -114,15 +116,50 @@ class FolderStore(ObjectStore):
                 for chunk in chunks:
                     file.write(chunk)
                 file.flush()
-                if self._durable:
+                # An empty one, a marker, has nothing to wait for but its name.
+                if durable and file.tell():
                     os.fsync(file.fileno())
         except BaseException:
             # Half an object is of no use to anyone.
             written.unlink(missing_ok=True)
             raise
         written.replace(target)
-        if self._durable:
+        if durable:
             _sync_folder(target.parent)
+
+    @override
+    def put_if(self, name: str, data: bytes, version: str | None) -> str | None:
+        with self._explained("written", name), self._alone():
+            found = self.head(name)
+            if (found.version if found else None) != version:
+                return None
+            # Not waiting for the disk: what it says, that a run is at work, a crash of the machine makes untrue.
+            self._put(name, [data], durable=False)
+            return _info(name, (self._folder / name).stat()).version
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other conditional writers out, in this process and others."""
+        incoming = self._folder / _INCOMING
+        incoming.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(incoming, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @override
+    def age(self, name: str) -> float | None:
+        with self._explained("read", name):
+            try:
+                return time.time() - (self._folder / name).stat().st_mtime
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    @override
+    def clear_unfinished(self, prefix: str) -> None:
+        """Leave it: what killed writers left has no name, and is swept once it is old."""
 
     @override
     def delete(self, name: str) -> None:

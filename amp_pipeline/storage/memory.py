@@ -1,5 +1,6 @@
 """An object store in memory, for tests and trials."""
 
+import time
 from collections.abc import Iterable, Iterator
 
 from typing_extensions import override
@@ -15,6 +16,7 @@ class MemoryStore(ObjectStore):
         """Begin empty."""
         super().__init__(url)
         self._objects: dict[str, tuple[bytes, int]] = {}
+        self._written_at: dict[str, float] = {}
         self._writes = 0
 
     @override
@@ -55,6 +57,23 @@ class MemoryStore(ObjectStore):
         data = b"".join(chunks)
         self._writes += 1
         self._objects[name] = (data, self._writes)
+        self._written_at[name] = time.monotonic()
+
+    @override
+    def put_if(self, name: str, data: bytes, version: str | None) -> str | None:
+        found = self.head(name)
+        if (found.version if found else None) != version:
+            return None
+        self.put(name, data)
+        return str(self._writes)
+
+    @override
+    def age(self, name: str) -> float | None:
+        return time.monotonic() - self._written_at[name] if name in self._objects else None
+
+    @override
+    def clear_unfinished(self, prefix: str) -> None:
+        pass
 
     @override
     def delete(self, name: str) -> None:

@@ -18,7 +18,7 @@ class ObjectInfo:
     size: int
     """Bytes."""
     version: str
-    """Changes when the object is written again; says nothing else."""
+    """Changes when other bytes are written; says nothing else."""
 
 
 class ObjectStore(ABC):
@@ -67,6 +67,30 @@ class ObjectStore(ABC):
     def put(self, name: str, data: bytes) -> None:
         """Write an object, replacing one of the same name."""
         self.put_chunks(name, [data])
+
+    @abstractmethod
+    def put_if(self, name: str, data: bytes, version: str | None) -> str | None:
+        """Write an object only where nobody else has written it meanwhile.
+
+        Args:
+            name: Of the object.
+            data: Its bytes.
+            version: What it must be in now; None: there must be no such object.
+
+        Returns:
+            Its new version, or None where it was not written.
+        """
+
+    @abstractmethod
+    def age(self, name: str) -> float | None:
+        """Return how many seconds ago an object was written, by the clock of the store; None where there is none."""
+
+    @abstractmethod
+    def clear_unfinished(self, prefix: str) -> None:
+        """Remove what writers that were killed left of objects whose names begin with ``prefix``.
+
+        Only for who knows that nobody is writing any of them.
+        """
 
     @abstractmethod
     def delete(self, name: str) -> None:

@@ -23,12 +23,24 @@ def scratch() -> Iterator[Path]:
         StoreError: What is there can't be written.
     """
     with explained():
-        parent = Path(tempfile.gettempdir()) / f"amp_pipeline-scratch-{os.getuid()}"
-        parent.mkdir(mode=0o700, exist_ok=True)
+        parent = own_folder("scratch")
         _sweep(parent)
         with tempfile.TemporaryDirectory(dir=parent) as folder, (Path(folder) / _LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield Path(folder)
+
+
+def own_folder(purpose: str) -> Path:
+    """Return this user's folder for ``purpose`` below the system's folder for temporary files, made where missing.
+
+    Raises:
+        OSError: It can't be made, or belongs to somebody else: anybody may make folders there.
+    """
+    folder = Path(tempfile.gettempdir()) / f"amp_pipeline-{purpose}-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise PermissionError(f"{folder} belongs to another user")
+    return folder
 
 
 @contextmanager

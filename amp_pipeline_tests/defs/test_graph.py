@@ -12,6 +12,7 @@ from syrupy.assertion import SnapshotAssertion
 
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.definitions import build_definitions
+from amp_pipeline.defs.alerts import bucket_checks
 from amp_pipeline.defs.assets import hours_of, organization_assets
 from amp_pipeline_tests.builders import organization
 from amp_pipeline_tests.defs.shop import EXAMPLE
@@ -94,7 +95,7 @@ def test_every_column_has_a_meaning(specs: dict[str, dg.AssetSpec]) -> None:
 
 def test_every_check_says_what_it_holds(definitions: dg.Definitions) -> None:
     checks = [check for assets in definitions.resolve_asset_graph().assets_defs for check in assets.check_specs]
-    assert len(checks) == 10
+    assert len(checks) == 12
     assert [check.name for check in checks if not (check.description or "").endswith(".")] == []
 
 
@@ -130,7 +131,7 @@ def test_the_backfill_of_a_delivery_is_one_that_dagster_accepts(
     # together from two upstream assets is true even where `==` is (TimeWindowPartitionsSubset has no __ne__).
     deliveries = [[{"name": "all", "url": str(tmp_path / str(n)), "what": what}] for n, what in enumerate(delivered)]
     one = organization(tmp_path, tmp_path / "landing", projects=[{"deliveries": each} for each in deliveries])
-    graph = dg.Definitions(assets=organization_assets(one)).resolve_asset_graph()
+    graph = dg.Definitions(assets=organization_assets(one), asset_checks=bucket_checks(one)).resolve_asset_graph()
     keys = {key for key in graph.get_all_asset_keys() if key.to_user_string().startswith(selected)}
     hours = [(one.first_hour + n).key for n in range(48)]
     with dg.DagsterInstance.ephemeral() as instance:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from typing_extensions import override
 
+from amp_pipeline.buckets import S3
+from amp_pipeline.run import OpenStore
 from amp_pipeline.storage.objects import ObjectInfo, ObjectStore
 
 Tell = Callable[[str, str], None]
@@ -48,6 +50,21 @@ class ToldStore(ObjectStore):
         self._store.put_chunks(name, chunks)
 
     @override
+    def put_if(self, name: str, data: bytes, version: str | None) -> str | None:
+        self._tell("put", self.uri(name))
+        return self._store.put_if(name, data, version)
+
+    @override
+    def age(self, name: str) -> float | None:
+        self._tell("age", self.uri(name))
+        return self._store.age(name)
+
+    @override
+    def clear_unfinished(self, prefix: str) -> None:
+        self._tell("clear_unfinished", self.uri(prefix))
+        self._store.clear_unfinished(prefix)
+
+    @override
     def delete(self, name: str) -> None:
         self._tell("delete", self.uri(name))
         self._store.delete(name)
@@ -56,3 +73,12 @@ class ToldStore(ObjectStore):
     def get(self, name: str) -> bytes:
         self._tell("get", self.uri(name))
         return self._store.get(name)
+
+
+def telling(stores: OpenStore, tell: Tell) -> OpenStore:
+    """Opens what ``stores`` opens, told."""
+
+    def opened(url: str, s3: S3 | None = None) -> ObjectStore:
+        return ToldStore(stores(url, s3), tell)
+
+    return opened

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import sqlglot
 
+from amp_pipeline.buckets import S3
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.storage.objects import ObjectStore
 from amp_pipeline.storage.urls import open_store
@@ -41,8 +42,8 @@ def deliver_and_be_killed(base: Path, at_call: int, counted: list[str]) -> None:
         if calls == at_call:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def told(url: str) -> ObjectStore:
-        store = open_store(url)
+    def told(url: str, s3: S3 | None = None) -> ObjectStore:
+        store = open_store(url, s3)
         return store if url == str(base / "landing") else ToldStore(store, tell)
 
     # A killed process loses nothing that it wrote, so there is no need to wait for the disk.

@@ -18,7 +18,7 @@ from amp_pipeline.storage.urls import open_store
 from amp_pipeline.workspace.store import sha256
 from amp_pipeline_tests import builders
 from amp_pipeline_tests.builders import event, merged, put, put_bytes
-from amp_pipeline_tests.laws.driver import buckets, differing, run
+from amp_pipeline_tests.laws.driver import buckets, copy_objects, differing, over_s3, run
 from amp_pipeline_tests.laws.killed_child import EVERYTHING, HOURS
 from amp_pipeline_tests.laws.truth import manifest_name, marker_name
 
@@ -108,7 +108,7 @@ def assert_readers_are_not_lied_to(organization: Organization) -> None:
 
 def assert_marker_tells_the_truth(organization: Organization, delivery: Delivery) -> None:
     """Where a complete marker stands, the manifest stands too, and every file of it, and no other part of the hour."""
-    store = open_store(delivery.url)
+    store = open_store(delivery.url, organization.s3)
     project = organization.projects[0]
     manifest = store.head(manifest_name(project, delivery, HOUR))
     if manifest is None:
@@ -178,4 +178,9 @@ def test_what_a_killed_run_left_and_nobody_wants_any_more_is_cleared_away(tmp_pa
 def copied(start: Path, base: Path) -> Path:
     shutil.rmtree(base, ignore_errors=True)
     start.mkdir(exist_ok=True)
+    if builders.s3():
+        source, target = (open_store(builders.place(path), over_s3()) for path in (start, base))
+        for info in target.find(""):
+            target.delete(info.name)
+        copy_objects(source, target)
     return shutil.copytree(start, base)

@@ -23,7 +23,7 @@ from amp_pipeline.stages import deduped_events, raw_events
 from amp_pipeline_tests import builders
 from amp_pipeline_tests.builders import EXAMPLE_HOURS
 from amp_pipeline_tests.laws.conftest import Delivered
-from amp_pipeline_tests.laws.driver import InMemory, buckets, differing, in_chunks, run, run_all, settle
+from amp_pipeline_tests.laws.driver import Stores, buckets, differing, in_chunks, run, run_all, settle
 from amp_pipeline_tests.laws.soak import many, new_seed, quick, say
 from amp_pipeline_tests.laws.strategies import Case, cases
 from amp_pipeline_tests.laws.truth import Truth
@@ -44,7 +44,7 @@ def as_if_large(keys: int = 5, block_bytes: int = 700) -> Iterator[None]:
         yield
 
 
-def everything(stores: InMemory, organization: Organization) -> dict[str, bytes]:
+def everything(stores: Stores, organization: Organization) -> dict[str, bytes]:
     """All objects of workspace and buckets; the delivery log says when, which is not compared."""
     urls = {organization.workspace, *(d.url for project in organization.projects for d in project.deliveries)}
     return {
@@ -57,7 +57,7 @@ def everything(stores: InMemory, organization: Organization) -> dict[str, bytes]
 
 def test_every_object_has_the_same_bytes_on_either_way(example_range: Delivered) -> None:
     organization, expected, _ = example_range
-    stores = InMemory(organization)
+    stores = Stores(organization)
     with as_if_large():
         assert run(organization, EXAMPLE_HOURS, stores) == {}
     found, wanted = everything(stores, organization), everything(expected, organization)
@@ -67,7 +67,7 @@ def test_every_object_has_the_same_bytes_on_either_way(example_range: Delivered)
 @pytest.mark.soak
 def test_the_order_of_runs_does_not_matter(example_range: Delivered) -> None:
     organization, _, expected = example_range
-    stores = InMemory(organization)
+    stores = Stores(organization)
     chunks = in_chunks(EXAMPLE_HOURS, 54)
     random.Random(2).shuffle(chunks)
     with as_if_large(keys=40):
@@ -79,7 +79,7 @@ def test_the_order_of_runs_does_not_matter(example_range: Delivered) -> None:
 def generated_days_are_as_the_oracle_says(case: Case, base: Path) -> None:
     case.land(base, frozenset(case.objects))
     organization = case.organization(base)
-    stores = InMemory(organization)
+    stores = Stores(organization)
     with as_if_large():
         run_all(organization, case.runs, stores)
         settle(organization, case.hours, stores)
@@ -114,7 +114,7 @@ def test_a_really_large_hour_is_as_a_plain_loop_says(tmp_path: Path, monkeypatch
     organization = builders.organization(tmp_path, tmp_path / "landing", projects=[project])
     ways: list[dict[str, bytes]] = []
     for keys, large in ((50_000, raw_events.LARGE_BYTES), (1_000_000, sys.maxsize)):
-        stores = InMemory(organization)
+        stores = Stores(organization)
         with (
             patch.object(Organization, "most_keys", PropertyMock(return_value=keys)),
             patch.object(raw_events, "LARGE_BYTES", large),

@@ -7,7 +7,7 @@ import pytest
 
 from amp_pipeline_tests import builders
 from amp_pipeline_tests.builders import FIRST_HOUR, packed, put_bytes
-from amp_pipeline_tests.laws.driver import InMemory, run, settle
+from amp_pipeline_tests.laws.driver import Stores, run, settle
 from amp_pipeline_tests.laws.truth import delivered_parts, read_manifest
 
 HEAD = b'"event_type":"purchase","server_upload_time":"2024-05-06 00:10:00"'
@@ -49,7 +49,7 @@ def delivered(
     text = b"".join(line + end for line in LINES)
     put_bytes(base / "landing", name, packed(text, how))
     organization = builders.organization(base, base / "landing")
-    stores = InMemory(organization)
+    stores = Stores(organization)
     hours = [FIRST_HOUR, FIRST_HOUR + 1]
     assert run(organization, hours, stores) == {}
     settle(organization, hours, stores)
@@ -107,7 +107,7 @@ def test_a_carriage_return_at_the_end_of_an_object_without_line_end_is_carried(t
     line = b"{%s}\r" % HEAD
     put_bytes(tmp_path / "landing", "7/7_2024-05-06_0#0.json", line)
     organization = builders.organization(tmp_path, tmp_path / "landing")
-    stores = InMemory(organization)
+    stores = Stores(organization)
     assert run(organization, [FIRST_HOUR], stores) == {}
     project = organization.projects[0]
     for delivery in project.deliveries:
@@ -120,7 +120,7 @@ def test_landed_merged_ids_are_carried(tmp_path: Path) -> None:
     line = b' {"amplitude_id" : 1.0,"x":1e400, "merged_amplitude_id":20000000000000000000,"y":"\\ud800\xc3\xb6"}\t\r'
     put_bytes(tmp_path / "landing", "-9/-9_2024-05-06_0.json.gz", gzip.compress(line + b"\r\n"))
     organization = builders.organization(tmp_path, tmp_path / "landing")
-    stores = InMemory(organization)
+    stores = Stores(organization)
     assert run(organization, [FIRST_HOUR], stores) == {}
     project = organization.projects[0]
     store = stores(project.deliveries[0].url)

@@ -7,7 +7,7 @@ import pytest
 
 from amp_pipeline.config import Organization
 from amp_pipeline.core.hours import Hour
-from amp_pipeline.run import OrganizationRun
+from amp_pipeline.run import OpenStore, OrganizationRun
 from amp_pipeline.workspace.store import sha256
 from amp_pipeline_tests import builders
 from amp_pipeline_tests.builders import (
@@ -21,7 +21,7 @@ from amp_pipeline_tests.builders import (
     put_bytes,
 )
 from amp_pipeline_tests.laws.conftest import Delivered
-from amp_pipeline_tests.laws.driver import InMemory, OpenStore, buckets, run, settle, stale
+from amp_pipeline_tests.laws.driver import Stores, buckets, run, settle, stale
 from amp_pipeline_tests.laws.truth import Truth, delivered_parts, read_manifest
 from amp_pipeline_tests.oracle import lines_of, objects_of
 
@@ -82,7 +82,7 @@ def test_an_empty_hour_is_a_delivered_hour(example_range: Delivered) -> None:
 
 def test_an_hour_of_which_nothing_landed_is_delivered_with_zeros(tmp_path: Path) -> None:
     organization = builders.organization(tmp_path, tmp_path / "landing")
-    stores = InMemory(organization)
+    stores = Stores(organization)
     assert run(organization, [FIRST_HOUR], stores) == {}
     project = organization.projects[0]
     for delivery in project.deliveries:
@@ -116,7 +116,7 @@ def finished(organization: Organization, stores: OpenStore) -> list[Hour]:
 def test_the_neighbours_of_a_damaged_hour_are_delivered(tmp_path: Path, damaged: bytes, one_run: bool) -> None:
     name = land_four_hours_of_which_one_is_damaged(tmp_path / "landing", damaged)
     organization = builders.organization(tmp_path, tmp_path / "landing")
-    stores = InMemory(organization)
+    stores = Stores(organization)
     failures: dict[tuple[str, Hour], str] = {}
     for hours in [HOURS] if one_run else [[hour] for hour in HOURS]:
         failures.update(run(organization, hours, stores))
@@ -130,13 +130,13 @@ def test_a_damaged_object_that_is_replaced_heals_the_hours_after_it(tmp_path: Pa
     landing = tmp_path / "landing"
     name = land_four_hours_of_which_one_is_damaged(landing, packed(WHOLE, "gzip")[:-20])
     organization = builders.organization(tmp_path, landing)
-    stores = InMemory(organization)
+    stores = Stores(organization)
     run(organization, HOURS, stores)
     put_bytes(landing, name, packed(WHOLE, "gzip"))
     again = settle(organization, HOURS, stores)
     assert sorted(again) == HOURS[1:]
     Truth(organization).assert_agrees(stores, HOURS)
-    never_damaged = InMemory(organization)
+    never_damaged = Stores(organization)
     assert run(organization, HOURS, never_damaged) == {}
     assert buckets(organization, stores) == buckets(organization, never_damaged)
 
@@ -147,7 +147,7 @@ def test_the_lines_before_the_damage_of_an_accepted_object_count(tmp_path: Path,
     data = packed(WHOLE, "gzip")[:-cut]
     name = land_four_hours_of_which_one_is_damaged(landing, data)
     organization = builders.organization(tmp_path, landing)
-    stores = InMemory(organization)
+    stores = Stores(organization)
     run(organization, HOURS, stores)
     workspace = OrganizationRun(organization, stores).projects["shop7"].workspace
     workspace.store.put(workspace.acceptance(name, sha256(data)), b"{}")

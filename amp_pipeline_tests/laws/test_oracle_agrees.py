@@ -10,7 +10,7 @@ from hypothesis import given
 from amp_pipeline_tests import builders
 from amp_pipeline_tests.builders import EXAMPLE_HOURS, FIRST_HOUR, HOUR_US, event, put, put_bytes
 from amp_pipeline_tests.laws.conftest import Delivered
-from amp_pipeline_tests.laws.driver import InMemory, run, run_all, settle
+from amp_pipeline_tests.laws.driver import Stores, run, run_all, settle
 from amp_pipeline_tests.laws.soak import many, quick
 from amp_pipeline_tests.laws.strategies import Case, cases
 from amp_pipeline_tests.laws.truth import Truth
@@ -26,7 +26,7 @@ def generated_days_are_as_the_oracle_says(case: Case) -> None:
         base = Path(folder)
         case.land(base, frozenset(case.objects))
         organization = case.organization(base)
-        stores = InMemory(organization)
+        stores = Stores(organization)
         run_all(organization, case.runs, stores)
         settle(organization, case.hours, stores)
         Truth(organization).assert_agrees(stores, case.hours)
@@ -45,7 +45,7 @@ def test_many_generated_days_are_as_the_oracle_says() -> None:
 
 def assert_first_hours_agree(base: Path, hours: int = 2, **project: Any) -> None:
     organization = builders.organization(base, base / "landing", projects=[project])
-    stores = InMemory(organization)
+    stores = Stores(organization)
     some = [FIRST_HOUR + number for number in range(hours)]
     assert run(organization, some, stores) == {}
     settle(organization, some, stores)

@@ -20,16 +20,15 @@ from hypothesis import given
 
 from amp_pipeline.config import Organization
 from amp_pipeline.core.hours import Hour
-from amp_pipeline.run import OrganizationRun
+from amp_pipeline.run import OpenStore, OrganizationRun
 from amp_pipeline.storage.urls import open_store
 from amp_pipeline.workspace.store import DeliveryStore
 from amp_pipeline_tests import builders
 from amp_pipeline_tests.builders import EXAMPLE_HOURS, EXAMPLE_LANDING, FIRST_HOUR, HOUR_US, event, merged, put
 from amp_pipeline_tests.laws.conftest import Delivered
-from amp_pipeline_tests.laws.counting import ToldStore
+from amp_pipeline_tests.laws.counting import telling
 from amp_pipeline_tests.laws.driver import (
-    InMemory,
-    OpenStore,
+    Stores,
     buckets,
     differing,
     in_chunks,
@@ -69,7 +68,7 @@ def test_forwards_hour_by_hour_only_the_hours_that_the_late_file_touches_run_aga
     tmp_path: Path, example_range: Delivered
 ) -> None:
     organization = builders.example(tmp_path)
-    stores = InMemory(organization)
+    stores = Stores(organization)
     run_all(organization, in_chunks(EXAMPLE_HOURS, 1), stores)
     assert only_reason(settle(organization, EXAMPLE_HOURS, stores)) == TOUCHED_BY_LATE_FILE
     assert_same(example_range, organization, stores)
@@ -78,7 +77,7 @@ def test_forwards_hour_by_hour_only_the_hours_that_the_late_file_touches_run_aga
 def test_backwards_day_by_day_no_hour_runs_again(tmp_path: Path, example_range: Delivered) -> None:
     # Whoever comes first to an hour of the week before indexes it, so a later hour already knows what it needs to know.
     organization = builders.example(tmp_path)
-    stores = InMemory(organization)
+    stores = Stores(organization)
     run_all(organization, in_chunks(EXAMPLE_HOURS[::-1], 24), stores)
     assert settle(organization, EXAMPLE_HOURS, stores) == {}
     assert_same(example_range, organization, stores)
@@ -86,7 +85,7 @@ def test_backwards_day_by_day_no_hour_runs_again(tmp_path: Path, example_range: 
 
 def test_shuffled_in_runs_of_24_hours(tmp_path: Path, example_range: Delivered) -> None:
     organization = builders.example(tmp_path)
-    stores = InMemory(organization)
+    stores = Stores(organization)
     run_all(organization, in_chunks(shuffled(1), 24), stores)
     assert set(only_reason(settle(organization, EXAMPLE_HOURS, stores))) <= TOUCHED_BY_LATE_FILE.keys()
     assert_same(example_range, organization, stores)
@@ -95,7 +94,7 @@ def test_shuffled_in_runs_of_24_hours(tmp_path: Path, example_range: Delivered) 
 @pytest.mark.soak
 def test_backwards_hour_by_hour(tmp_path: Path, example_range: Delivered) -> None:
     organization = builders.example(tmp_path)
-    stores = InMemory(organization)
+    stores = Stores(organization)
     run_all(organization, in_chunks(EXAMPLE_HOURS[::-1], 1), stores)
     assert settle(organization, EXAMPLE_HOURS, stores) == {}
     assert_same(example_range, organization, stores)
@@ -108,7 +107,7 @@ def test_shuffled_in_many_ways(tmp_path: Path, example_range: Delivered) -> None
     for number in range(first, first + 20):
         size = random.Random(number).choice([1, 7, 24, 100])
         organization = builders.example(tmp_path / str(number))
-        stores = InMemory(organization)
+        stores = Stores(organization)
         run_all(organization, in_chunks(shuffled(number), size), stores)
         assert settle(organization, EXAMPLE_HOURS, stores).keys() <= {Hour.parse(key) for key in TOUCHED_BY_LATE_FILE}
         assert_same(example_range, organization, stores)
@@ -185,7 +184,7 @@ def writes_of(organization: Organization, stores: OpenStore, work: Callable[[Ope
         if method in ("put", "delete"):
             told.append(f"{method} {uri}")
 
-    work(lambda url: ToldStore(stores(url), tell))
+    work(telling(stores, tell))
     return told
 
 
@@ -224,7 +223,7 @@ def test_a_late_file_changes_the_touched_hours_and_no_other(tmp_path: Path, exam
     late = (landing / LATE_FILE).read_bytes()
     (landing / LATE_FILE).unlink()
     organization = builders.example(tmp_path, landing)
-    stores = InMemory(organization)
+    stores = Stores(organization)
     assert run(organization, EXAMPLE_HOURS, stores) == {}
     assert settle(organization, EXAMPLE_HOURS, stores) == {}
     before = buckets(organization, stores)
@@ -360,7 +359,7 @@ def land(landing: Path, objects: Objects) -> None:
 
 def made_of(organization: Organization, hours: list[Hour]) -> dict[str, str]:
     """What the buckets hold when everything is there from the start."""
-    stores = InMemory(organization)
+    stores = Stores(organization)
     assert run(organization, hours, stores) == {}
     assert settle(organization, hours, stores) == {}
     return buckets(organization, stores)
@@ -371,7 +370,7 @@ def test_a_landing_that_changes_ends_as_if_it_had_been_so_from_the_start(tmp_pat
     before, after, _ = CHANGES[what]
     hours = [FIRST_HOUR + number for number in range(3)]
     organization = builders.organization(tmp_path, tmp_path / "landing", projects=[{"parts": {"events": 3}}])
-    stores = InMemory(organization)
+    stores = Stores(organization)
     land(tmp_path / "landing", before)
     run_all(organization, [hours], stores)
     land(tmp_path / "landing", after)
@@ -385,7 +384,7 @@ def test_only_touched_hours_run_again(tmp_path: Path, what: str) -> None:
     before, after, touched = CHANGES[what]
     hours = [FIRST_HOUR + number for number in range(5)]
     organization = builders.organization(tmp_path, tmp_path / "landing")
-    stores = InMemory(organization)
+    stores = Stores(organization)
     land(tmp_path / "landing", before)
     run_all(organization, [hours], stores)
     land(tmp_path / "landing", after)
@@ -396,7 +395,7 @@ def test_a_part_that_had_strays_and_is_gone_for_good_takes_them_with_it(tmp_path
     landing = tmp_path / "landing"
     hours = [A, B]
     organization = builders.organization(tmp_path, landing)
-    stores = InMemory(organization)
+    stores = Stores(organization)
     own = {A0: [event(1, uuid="a")], B0: [event(IN_B + 5, uuid="s"), event(IN_B + 6, uuid="b")]}
     land(landing, {**own, A1: [event(IN_B, uuid="s"), event(2, uuid="c")]})
     run_all(organization, [hours], stores)
@@ -414,7 +413,7 @@ def test_hours_whose_landing_is_gone_stay_as_they_are(tmp_path: Path) -> None:
     landing = tmp_path / "landing"
     hours = [A, B]
     organization = builders.organization(tmp_path, landing)
-    stores = InMemory(organization)
+    stores = Stores(organization)
     land(landing, {A0: [event(1, uuid="a")], B0: [event(IN_B, uuid="a"), event(IN_B, uuid="b")]})
     run_all(organization, [hours], stores)
     before = buckets(organization, stores)
@@ -428,7 +427,7 @@ def test_late_data_for_an_hour_whose_landing_is_gone_is_refused(tmp_path: Path) 
     landing = tmp_path / "landing"
     hours = [A, B]
     organization = builders.organization(tmp_path, landing)
-    stores = InMemory(organization)
+    stores = Stores(organization)
     land(landing, {B0: [event(IN_B, uuid="a")]})
     run_all(organization, [hours], stores)
     before = buckets(organization, stores)
@@ -449,7 +448,7 @@ def test_bounds_of_a_project_may_be_set_anew(tmp_path: Path, setting: str) -> No
     for name, steps in {"wider": [narrow, {}], "narrower": [{}, narrow]}.items():
         base = tmp_path / name
         organizations = [builders.organization(base, tmp_path / "landing", projects=[step]) for step in steps]
-        stores = InMemory(organizations[0])
+        stores = Stores(organizations[0])
         for organization in organizations:
             run(organization, hours, stores)
             settle(organization, hours, stores)
@@ -461,13 +460,13 @@ def late_objects_end_as_if_they_had_been_there_from_the_start(case: Case) -> Non
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         organization = case.organization(base)
-        stores = InMemory(organization)
+        stores = Stores(organization)
         case.land(base, frozenset(case.objects) - case.late)
         run_all(organization, case.runs, stores)
         case.land(base, case.late)
         settle(organization, case.hours, stores)
         Truth(organization).assert_agrees(stores, case.hours)
-        from_the_start = InMemory(organization)
+        from_the_start = Stores(organization)
         run_all(organization, [case.hours], from_the_start)
         settle(organization, case.hours, from_the_start)
         assert differing(buckets(organization, stores), buckets(organization, from_the_start)) == []

@@ -9,9 +9,8 @@ from typing import Any
 
 from amp_pipeline.config import Delivery, Organization, Project
 from amp_pipeline.core.hours import Hour
-from amp_pipeline.run import OrganizationRun
+from amp_pipeline.run import OpenStore, OrganizationRun
 from amp_pipeline.storage.objects import ObjectStore
-from amp_pipeline_tests.laws.driver import OpenStore
 from amp_pipeline_tests.oracle import (
     Event,
     Fields,
@@ -50,7 +49,9 @@ class Truth:
                 if project.holds(hour):
                     self._assert_reports_agree(run, project, hour)
                     for delivery in project.deliveries:
-                        self._assert_delivery_agrees(open_store(delivery.url), project, delivery, hour)
+                        self._assert_delivery_agrees(
+                            open_store(delivery.url, self.organization.s3), project, delivery, hour
+                        )
 
     def _assert_reports_agree(self, run: OrganizationRun, project: Project, hour: Hour) -> None:
         truth = self.projects[project.slug]

@@ -7,6 +7,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from amp_pipeline.buckets import S3
 from amp_pipeline.core.codec import unpack
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.lines import split
@@ -24,7 +25,7 @@ BY = By(run="run", at="2024-05-07T00:00:00+00:00", version="1")
 
 
 class NotingStore(MemoryStore):
-    """Notes which objects are read, written and deleted."""
+    """Notes which objects are read, written and deleted; claims come and go without a note."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -44,12 +45,13 @@ class NotingStore(MemoryStore):
 
     @override
     def put_chunks(self, name: str, chunks: Iterable[bytes]) -> None:
-        self.written.append(name)
+        if not name.endswith(".claim"):
+            self.written.append(name)
         super().put_chunks(name, chunks)
 
     @override
     def delete(self, name: str) -> None:
-        if self.head(name):
+        if self.head(name) and not name.endswith(".claim"):
             self.deleted.append(name)
         super().delete(name)
 
@@ -76,7 +78,7 @@ class Trial:
         given = [{"deliveries": [delivery()], **one} for one in projects or ({},)]
         self.organization = builders.organization(Path("/trial"), Path("/trial/landing"), projects=given)
 
-    def open_store(self, url: str) -> NotingStore:
+    def open_store(self, url: str, s3: S3 | None = None) -> NotingStore:
         return self.stores.setdefault(url, NotingStore(url))
 
     @property
