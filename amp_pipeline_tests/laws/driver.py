@@ -100,7 +100,7 @@ def run(organization: Organization, hours: Sequence[Hour], stores: OpenStore, na
     attempts.of(organization.slug, hours, this.merged.merge)
     by = By(run=name, at="2024-06-01T00:00:00Z", version="0")
     for slug, one in this.projects.items():
-        for delivery in one.project.deliveries:
+        for delivery in [delivery for delivery in one.project.deliveries if delivery.enabled]:
             archive = one.archive(delivery)
             attempts.of(slug, held[slug], partial(_deliver, one, archive, delivery, by))
     return attempts.failures
