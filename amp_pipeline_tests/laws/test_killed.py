@@ -129,9 +129,14 @@ CHANGES: dict[str, tuple[Callable[[Path], None], Callable[[Path], None]]] = {
 }
 
 
+each_call = pytest.mark.parametrize("every", [2, pytest.param(1, marks=pytest.mark.soak)])
+"""In `make test` before every other call, in `make soak` before each."""
+
+
+@each_call
 @pytest.mark.parametrize("what", CHANGES)
 def test_killed_before_any_call_the_next_run_finishes_what_readers_never_saw_half_done(
-    tmp_path: Path, killer: Killer, what: str
+    tmp_path: Path, killer: Killer, what: str, every: int
 ) -> None:
     before, after = CHANGES[what]
     start = tmp_path / "start"
@@ -143,7 +148,7 @@ def test_killed_before_any_call_the_next_run_finishes_what_readers_never_saw_hal
     expected = buckets(delivered(never_killed), open_store)
 
     call = 0
-    for call in count(1):
+    for call in count(1, every):
         base = copied(start, tmp_path / "killed")
         after(base)
         killed = killer.was_killed(base, call, EVERYTHING)
@@ -156,13 +161,16 @@ def test_killed_before_any_call_the_next_run_finishes_what_readers_never_saw_hal
     assert call > 25
 
 
-def test_what_a_killed_run_left_and_nobody_wants_any_more_is_cleared_away(tmp_path: Path, killer: Killer) -> None:
+@each_call
+def test_what_a_killed_run_left_and_nobody_wants_any_more_is_cleared_away(
+    tmp_path: Path, killer: Killer, every: int
+) -> None:
     """The hour is killed on its way to two parts; then its landing goes back to one."""
     start = tmp_path / "start"
     one_part(start)
     expected = buckets(delivered(start), open_store)
 
-    for call in count(1):
+    for call in count(1, every):
         base = copied(start, tmp_path / "killed")
         two_parts(base)
         killed = killer.was_killed(base, call, EVERYTHING)

@@ -1,6 +1,7 @@
 """Some of the laws over buckets of two servers; ``pytest amp_pipeline_tests/laws --over moto`` (make soak) has all."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from amp_pipeline.core import codec
 from amp_pipeline.storage.urls import open_store
 from amp_pipeline_tests import builders
-from amp_pipeline_tests.builders import EXAMPLE_HOURS, event, put_bytes
+from amp_pipeline_tests.builders import EXAMPLE_HOURS, EXAMPLE_LANDING, event, put_bytes
 from amp_pipeline_tests.laws.conftest import Delivered
 from amp_pipeline_tests.laws.driver import Failures, Stores, buckets, differing, over_s3, run
 from amp_pipeline_tests.laws.killed_child import EVERYTHING, HOURS
@@ -45,6 +46,19 @@ def test_hours_have_the_same_bytes_as_elsewhere(tmp_path: Path, example_range: D
     stores = Stores(organization)
     assert run(organization, SOME_HOURS[::-1], stores) == {}
     found = buckets(organization, stores)
+    assert len(found) > 15
+    assert found.items() <= example_range.buckets.items()
+
+
+def test_landing_may_be_in_a_bucket_too(tmp_path: Path, example_range: Delivered, over: Server) -> None:
+    landing = open_store(builders.place(tmp_path / "landing"), over_s3())
+    files = [path for path in EXAMPLE_LANDING.rglob("*") if path.is_file()]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda path: landing.put(str(path.relative_to(EXAMPLE_LANDING)), path.read_bytes()), files))
+    given = {"id": 187520, "slug": "shop", "last_hour": EXAMPLE_HOURS[-1].key, "source": {"url": landing.url}}
+    organization = builders.organization(tmp_path, tmp_path / "none", id=189524, projects=[given])
+    assert run(organization, SOME_HOURS, open_store) == {}
+    found = buckets(organization, open_store)
     assert len(found) > 15
     assert found.items() <= example_range.buckets.items()
 
