@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +27,8 @@ _READ_BYTES = 1 << 20
 _NO_KEY = ("NoSuchKey", "404", "NotFound")
 _NOT_AS_EXPECTED = (409, 412)
 _NO_UPLOAD = "NoSuchUpload"
+_UNREACHABLE = ("EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError")
+_REST_SECONDS = 60
 _BROKEN = (BotoCoreError, HTTPError, OSError)
 """What reading an answer's body can raise: botocore's own, urllib3's, and the system's."""
 
@@ -40,6 +43,7 @@ class S3Store(ObjectStore):
         self._path = f"{path}/" if path else ""
         self._settings = settings
         self._client = connect(settings)
+        self._unreachable: tuple[float, StoreError] | None = None
         self._bucket = {"Bucket": bucket}
         if settings.account is not None:
             self._bucket["ExpectedBucketOwner"] = settings.account
@@ -250,17 +254,27 @@ class S3Store(ObjectStore):
 
     @contextmanager
     def _explained(self, done: str, name: str) -> Iterator[None]:
-        """Turn what S3 or the way to it refuses into an error that says what, where and what to do."""
+        """Turn what S3 or the way to it refuses into an error that says what, where and what to do.
+
+        A server that could not be reached at all is not asked again for a minute: each of a run's hours would wait for
+        it, and all that comes after them.
+        """
+        if self._unreachable is not None and time.monotonic() < self._unreachable[0]:
+            before = self._unreachable[1]
+            raise StoreError(f"{self.uri(name)} can't be {done}, as a moment ago: {before}", before.refusal)
         try:
             yield
         except (ClientError, *_BROKEN) as error:
             refusal = refusal_of(error)
-            raise StoreError(
+            told = StoreError(
                 f"{self.uri(name)} can't be {done}: {refusal.operation or 'the request'} failed with {refusal.code}"
                 f"{f' (HTTP {refusal.status})' if refusal.status else ''}: {refusal.message}; "
                 "`amp-pipeline access` finds out what is missing",
                 refusal,
-            ) from error
+            )
+            if refusal.code in _UNREACHABLE:
+                self._unreachable = time.monotonic() + _REST_SECONDS, told
+            raise told from error
 
 
 class _BrokenOffError(Exception):

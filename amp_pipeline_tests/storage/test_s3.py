@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 from botocore import credentials
 
+from amp_pipeline.buckets import S3
 from amp_pipeline.core.errors import StoreError
+from amp_pipeline.storage import s3 as module
 from amp_pipeline.storage.objects import ObjectStore
 from amp_pipeline.storage.s3 import PART_BYTES
 from amp_pipeline.storage.s3_client import connect
 from amp_pipeline.storage.urls import open_store
 from amp_pipeline_tests.conftest import new_bucket
 from amp_pipeline_tests.proxy import Fault, Proxy, proxied
-from amp_pipeline_tests.servers import Server
+from amp_pipeline_tests.servers import Server, free_port
 
 
 @dataclass
@@ -47,6 +49,7 @@ def once_in(number: int, fault: str, method: str = "") -> Fault:
     return lambda sent, path, at: fault if at % number == 0 and method in ("", sent) else ""
 
 
+SOMEBODY = {"access_key_id": "a", "secret_access_key": "b", "region": "us-east-1", "attempts": 2}
 LARGE = bytes(range(256)) * (2 * PART_BYTES // 256 + 100)
 
 
@@ -114,6 +117,22 @@ def test_trouble_that_stays_is_an_error_that_says_what_and_where(place: Place, f
         with pytest.raises(StoreError, match=f"s3://{place.bucket}/in.* can't be") as raised:
             work()
         assert raised.value.refusal is not None
+
+
+def test_server_that_can_not_be_reached_is_not_asked_again_for_a_minute(monkeypatch: pytest.MonkeyPatch):
+    """The hours of a run would each wait for it."""
+    now = 1000.0
+    store = open_store("s3://bucket", S3.model_validate({**SOMEBODY, "endpoint": f"http://127.0.0.1:{free_port()}"}))
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    with pytest.raises(StoreError, match="EndpointConnectionError"):
+        store.put("a", b"x")
+    with pytest.raises(StoreError, match=r"/b can't be read, as a moment ago: .*/a can't be written") as refused:
+        store.get("b")
+    assert refused.value.refusal is not None
+    assert refused.value.__cause__ is None
+    now += 61
+    with pytest.raises(StoreError, match="/b can't be read: .*EndpointConnectionError"):
+        store.get("b")
 
 
 def test_upload_that_fails_half_way_is_aborted(place: Place):
