@@ -66,6 +66,7 @@ class Archive:
             organization.id, project.id, delivery.name, delivery.names.first_part, delivery.names.padded_hour
         )
         self.store = destination
+        self._workspace = workspace
         self.state = DeliveryStore(workspace, organization.id, project.id, delivery.name)
         self._organization = organization
         self._project = project
@@ -228,7 +229,9 @@ class Archive:
         for prefix in [*self.names.events_prefixes(hour), *self._merged_ids_names(hour)]:
             self.store.clear_unfinished(prefix)
         for source in sources:
-            self.store.put_chunks(source.file.name, claim.renewed(source.chunks()))
+            claim.renew()
+            if not (source.stored and self.store.copy(self._workspace, source.stored, source.file.name)):
+                self.store.put_chunks(source.file.name, claim.renewed(source.chunks()))
         obsolete = sorted(self._there(hour).keys() - {source.file.name for source in sources})
         for name in obsolete:
             claim.renew()

@@ -42,6 +42,8 @@ class Source:
 
     file: File
     chunks: Callable[[], Iterator[bytes]]
+    stored: str = ""
+    """Name of the same bytes in the workspace; "" where they are made for this delivery."""
 
 
 class Plan:
@@ -65,7 +67,7 @@ class Plan:
         self.server_upload_time = server_upload_time
 
     def add(self, kind: str, name: str, part: PartRecord, chunks: Callable[[], Iterator[bytes]]) -> None:
-        """Add a file."""
+        """Add a file; ``part`` has no name where it is not in the workspace."""
         file = File(
             name=name,
             kind="events" if kind == "events" else "merged_ids",
@@ -74,7 +76,7 @@ class Plan:
             unpacked_bytes=part.unpacked_bytes,
             sha256=part.sha256,
         )
-        self.sources.append(Source(file, chunks))
+        self.sources.append(Source(file, chunks, part.name))
 
 
 class Planner:

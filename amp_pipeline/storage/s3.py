@@ -214,6 +214,19 @@ class S3Store(ObjectStore):
                 raise
 
     @override
+    def copy(self, source: ObjectStore, name_there: str, name: str) -> bool:
+        # The same client: the same server, and the same rights at both ends.
+        if not isinstance(source, S3Store) or source._client is not self._client:
+            return False
+        there = {"Bucket": source._bucket["Bucket"], "Key": source._path + name_there}
+        try:
+            self._client.copy_object(**self._object(name), CopySource=there, **self._settings.writing, **_AS_GIVEN)
+        except (ClientError, *_BROKEN):
+            # A right that only copying needs, perhaps; the bytes may still be read and written, which tells more.
+            return False
+        return True
+
+    @override
     def put_if(self, name: str, data: bytes, version: str | None) -> str | None:
         condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
         with self._explained("written", name):
@@ -275,6 +288,10 @@ class S3Store(ObjectStore):
             if refusal.code in _UNREACHABLE:
                 self._unreachable = time.monotonic() + _REST_SECONDS, told
             raise told from error
+
+
+_AS_GIVEN = {"MetadataDirective": "REPLACE", "TaggingDirective": "REPLACE"}
+"""Nothing of how the source was written is taken over."""
 
 
 class _BrokenOffError(Exception):

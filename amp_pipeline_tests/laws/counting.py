@@ -50,6 +50,11 @@ class ToldStore(ObjectStore):
         self._store.put_chunks(name, chunks)
 
     @override
+    def copy(self, source: ObjectStore, name_there: str, name: str) -> bool:
+        self._tell("put", self.uri(name))
+        return self._store.copy(source._store if isinstance(source, ToldStore) else source, name_there, name)
+
+    @override
     def put_if(self, name: str, data: bytes, version: str | None) -> str | None:
         self._tell("put", self.uri(name))
         return self._store.put_if(name, data, version)

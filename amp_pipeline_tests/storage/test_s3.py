@@ -12,6 +12,7 @@ from botocore import credentials
 from amp_pipeline.buckets import S3
 from amp_pipeline.core.errors import StoreError
 from amp_pipeline.storage import s3 as module
+from amp_pipeline.storage.memory import MemoryStore
 from amp_pipeline.storage.objects import ObjectStore
 from amp_pipeline.storage.s3 import PART_BYTES
 from amp_pipeline.storage.s3_client import connect
@@ -133,6 +134,22 @@ def test_server_that_can_not_be_reached_is_not_asked_again_for_a_minute(monkeypa
     now += 61
     with pytest.raises(StoreError, match="/b can't be read: .*EndpointConnectionError"):
         store.get("b")
+
+
+def test_objects_of_one_server_are_copied_there(place: Place):
+    other = open_store(f"s3://{place.bucket}/there", place.seen.settings(attempts=4, tags={"a": "b"}))
+    place.store.put("a ä#0", b"data")
+    place.proxy.seen.clear()
+    assert other.copy(place.store, "a ä#0", "copied")
+    assert len(place.proxy.seen) == 1
+    assert other.get("copied") == b"data"
+    assert place.client.get_object_tagging(Bucket=place.bucket, Key="there/copied")["TagSet"] == [
+        {"Key": "a", "Value": "b"}
+    ]
+    # What can't be copied is for who asked to read and write.
+    assert not other.copy(place.store, "none", "copied")
+    assert not other.copy(MemoryStore(), "a", "copied")
+    assert not other.copy(open_store(place.store.url, place.seen.settings(("other", "key"))), "a ä#0", "copied")
 
 
 def test_upload_that_fails_half_way_is_aborted(place: Place):
