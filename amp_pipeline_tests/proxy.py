@@ -6,9 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, cast
+from typing import cast
 from urllib.parse import urlsplit
 
+from typing_extensions import override
+
+from amp_pipeline_tests.listening import Handler, listening
 from amp_pipeline_tests.servers import Server
 
 Fault = Callable[[str, str, int], str]
@@ -50,27 +53,16 @@ class Proxy(http.server.ThreadingHTTPServer):
 @contextmanager
 def proxied(server: Server) -> Iterator[tuple[Proxy, Server]]:
     """A proxy, and the server as it is seen through it."""
-    with Proxy(server) as proxy:
-        thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
-            yield proxy, Server(server.kind, f"http://127.0.0.1:{proxy.server_address[1]}", server.log)
-        finally:
-            proxy.shutdown()
+    proxy = Proxy(server)
+    with listening(proxy):
+        yield proxy, Server(server.kind, f"http://127.0.0.1:{proxy.server_address[1]}", server.log)
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def __getattr__(self, name: str) -> Any:
-        # The base class looks for do_GET and so on.
-        if name.startswith("do_"):
-            return self._do
-        raise AttributeError(name)
-
-    def _do(self) -> None:
+class _Handler(Handler):
+    @override
+    def answer_any(self) -> None:
         proxy = cast(Proxy, self.server)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.body()
         fault = proxy.fault_of(self.command, self.path, dict(self.headers))
         if fault in _CODES:
             text = f"<Error><Code>{_CODES[fault]}</Code><Message>Try again.</Message></Error>"
@@ -108,6 +100,3 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         with suppress(ConnectionError):
             self.end_headers()
             self.wfile.write(data[: len(data) // 2] if half else data)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name that the base class has
-        pass

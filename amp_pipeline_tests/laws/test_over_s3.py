@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,13 @@ from amp_pipeline.storage.urls import open_store
 from amp_pipeline_tests import builders
 from amp_pipeline_tests.builders import EXAMPLE_HOURS, EXAMPLE_LANDING, event, put_bytes
 from amp_pipeline_tests.laws.conftest import Delivered
-from amp_pipeline_tests.laws.driver import Failures, Stores, buckets, differing, over_s3, run
-from amp_pipeline_tests.laws.killed_child import EVERYTHING, HOURS
+from amp_pipeline_tests.laws.driver import Failures, Stores, buckets, over_s3, run
+from amp_pipeline_tests.laws.killed_child import HOURS
 from amp_pipeline_tests.laws.test_killed import (
     FIRST,
     Killer,
     assert_readers_are_not_lied_to,
-    copied,
-    delivered,
+    killed_and_finished,
     one_part,
     two_parts,
 )
@@ -71,23 +69,7 @@ def killer(over: Server) -> Iterator[Killer]:
 
 
 def test_killed_now_and_then_the_next_run_finishes(tmp_path: Path, killer: Killer) -> None:
-    start = tmp_path / "start"
-    one_part(start)
-    delivered(start)
-    never_killed = copied(start, tmp_path / "never killed")
-    two_parts(never_killed)
-    expected = buckets(delivered(never_killed), open_store)
-    call = 0
-    for call in count(1, EVERY):
-        base = copied(start, tmp_path / "killed")
-        two_parts(base)
-        killed = killer.was_killed(base, call, EVERYTHING)
-        assert_readers_are_not_lied_to(builders.organization(base, base / "landing"))
-        organization = delivered(base)
-        assert differing(buckets(organization, open_store), expected) == [], f"killed before call {call}"
-        if not killed:
-            break
-    assert call > 3 * EVERY
+    assert killed_and_finished(tmp_path, killer, one_part, two_parts, EVERY) > 3 * EVERY
 
 
 LARGE = b"".join(event(number, uuid=str(number), filling=f"{number:03}" * 999) + b"\n" for number in range(40))

@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 
 from amp_pipeline.config import Organization
-from amp_pipeline.core.manifest import decode
 from amp_pipeline.run import OpenStore
-from amp_pipeline.workspace.store import sha256
 from amp_pipeline_tests import builders
 from amp_pipeline_tests.builders import FIRST_HOUR, event, merged, put
 from amp_pipeline_tests.laws.counting import telling
 from amp_pipeline_tests.laws.driver import Failures, Stores, buckets, differing, run, settle
-from amp_pipeline_tests.laws.truth import Truth, manifest_name, marker_name
+from amp_pipeline_tests.laws.test_killed import assert_readers_are_not_lied_to
+from amp_pipeline_tests.laws.truth import Truth
 
 FIRST, SECOND, MERGES = "7/7_2024-05-06_0#0.json", "7/7_2024-05-06_0#1.json", "-9/-9_2024-05-06_0.json"
 BEING_WRITTEN = "is being written by run"
@@ -26,19 +25,6 @@ def land(landing: Path) -> None:
 def land_more(landing: Path) -> None:
     put(landing, SECOND, event(3, uuid="c", event_type="purchase"), event(4, uuid="d"), b"not JSON")
     put(landing, MERGES, merged(3, 4))
-
-
-def assert_readers_are_not_lied_to(organization: Organization, stores: OpenStore) -> None:
-    """Where a marker stands, the manifest does, and the files it names, and no other part of the hour."""
-    project = organization.projects[0]
-    for delivery in project.deliveries:
-        store = stores(delivery.url)
-        if store.head(marker_name(project, FIRST_HOUR)) is None:
-            continue
-        files = decode(store.get(manifest_name(project, delivery, FIRST_HOUR))).files
-        assert {file.name: file.sha256 for file in files} == {file.name: sha256(store.get(file.name)) for file in files}
-        parts = [info.name for info in store.find(f"7/7_{FIRST_HOUR.day}_{FIRST_HOUR.of_day}#")]
-        assert parts == [file.name for file in files if file.kind == "events"]
 
 
 @pytest.mark.parametrize("delivered_before", [False, True])

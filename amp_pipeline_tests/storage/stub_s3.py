@@ -4,12 +4,15 @@ Tests say what it refuses, and with which words of AWS; it checks no signatures.
 """
 
 import http.server
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from typing_extensions import override
+
+from amp_pipeline_tests.listening import Handler, listening
 
 
 @dataclass(frozen=True)
@@ -58,30 +61,20 @@ class StubS3(http.server.ThreadingHTTPServer):
 
 @contextmanager
 def stub_s3() -> Iterator[StubS3]:
-    with StubS3() as stub:
-        thread = threading.Thread(target=stub.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
-            yield stub
-        finally:
-            stub.shutdown()
+    stub = StubS3()
+    with listening(stub):
+        yield stub
 
 
 def denied(message: str = "Access Denied") -> Refused:
     return (403, "AccessDenied", message)
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("do_"):
-            return self._do
-        raise AttributeError(name)
-
-    def _do(self) -> None:
+class _Handler(Handler):
+    @override
+    def answer_any(self) -> None:
         stub = cast(StubS3, self.server)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.body()
         if "aws-chunked" in self.headers.get("Content-Encoding", ""):
             body = body.split(b"\r\n")[1]
         url = urlsplit(self.path)
@@ -145,9 +138,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name that the base class has
-        pass
 
 
 def _etag(data: bytes) -> str:
