@@ -12,7 +12,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from amp_pipeline import config, organizations
+from amp_pipeline import config_files, organizations
 from amp_pipeline.defs.organization import Organization
 
 # Backfill policies are in beta since 2023 and would warn at each of many assets; the pins in constraints.txt are what
@@ -26,9 +26,9 @@ def build_definitions(environment: Mapping[str, str]) -> dg.Definitions:
     Raises:
         ConfigError: A configuration is wrong, or two don't fit together.
     """
-    scaffolded = [one for file in organizations.scaffolded() for one in config.read(file, environment)]
-    others = [one for file in organizations.elsewhere(environment) for one in config.read(file, environment)]
-    config.check_together([*scaffolded, *others])
+    scaffolded = [one for file in organizations.scaffolded() for one in config_files.read(file, environment)]
+    others = [one for file in organizations.elsewhere(environment) for one in config_files.read(file, environment)]
+    config_files.check_together([*scaffolded, *others])
     parts = [dg.build_defs_for_component(Organization(one)) for one in others]
     if scaffolded:
         parts.append(dg.load_from_defs_folder(path_within_project=Path(__file__).parent))

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from amp_pipeline import config
+from amp_pipeline import config_files
 
 FOLDERS_VARIABLE = "AMP_PIPELINE_ORGANIZATIONS"
 """Environment variable with the folders that hold organizations, separated as in PATH."""
@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent
 
 def scaffolded() -> list[Path]:
     """Return the files that ``dg scaffold defs`` wrote, which Dagster finds by itself."""
-    return sorted((PACKAGE / "defs").rglob(config.FILE_NAME))
+    return sorted((PACKAGE / "defs").rglob(config_files.FILE_NAME))
 
 
 def elsewhere(environment: Mapping[str, str]) -> list[Path]:
@@ -24,8 +24,8 @@ def elsewhere(environment: Mapping[str, str]) -> list[Path]:
         ConfigError: A named folder holds no organization.
     """
     named = [Path(part).expanduser() for part in environment.get(FOLDERS_VARIABLE, "").split(os.pathsep) if part]
-    found = [file for folder in named for file in config.files_below(folder)]
-    return found if found or scaffolded() else config.files_below(PACKAGE.parent / "examples" / "shop")
+    found = [file for folder in named for file in config_files.files_below(folder)]
+    return found if found or scaffolded() else config_files.files_below(PACKAGE.parent / "examples" / "shop")
 
 
 def files(environment: Mapping[str, str]) -> list[Path]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from amp_pipeline import config
+from amp_pipeline import config_files
 from amp_pipeline.audit import audit
 from amp_pipeline.cli import main
 from amp_pipeline.core.hours import between
@@ -53,7 +53,7 @@ def delivered(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(found, target)
     (folder / "landing" / BROKEN_LINES).write_text('{"no": "time"}\nnot json\n')
     (folder / "defs.yaml").write_text(DEFS)
-    ((organization),) = config.read(folder / "defs.yaml", {})
+    ((organization),) = config_files.read(folder / "defs.yaml", {})
     run = OrganizationRun(organization)
     project = run.projects["shop"]
     archive = project.archive(project.project.deliveries[0])

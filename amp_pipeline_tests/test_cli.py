@@ -13,7 +13,7 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner, Result
 
-from amp_pipeline import __version__, config
+from amp_pipeline import __version__, config_files
 from amp_pipeline.cli import main
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.destinations.archive import By
@@ -112,7 +112,7 @@ def test_stale_names_the_hours_that_late_data_touches_each_time_it_is_asked(tmp_
     folder = shop_in(tmp_path / "shop")
     late = folder / "landing" / LATE_FILE
     late.unlink()
-    ((organization),) = config.read(folder / "defs.yaml", {})
+    ((organization),) = config_files.read(folder / "defs.yaml", {})
     for key in (*TOUCHED, STRAYS_ONLY):
         run = OrganizationRun(organization)
         project = run.projects["shop"]

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from amp_pipeline.cli import main
-from amp_pipeline.config import read
+from amp_pipeline.config_files import read
 from amp_pipeline.destinations.archive import By
 from amp_pipeline.run import OrganizationRun, undelivered_hours, waiting_hours
 from amp_pipeline_tests.builders import FIRST_HOUR, HOUR_US, event, object_name, put

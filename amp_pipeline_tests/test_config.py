@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from amp_pipeline.alert_settings import Recipients, told
-from amp_pipeline.config import COMPONENT, Delivery, Organization, check_together, read
+from amp_pipeline.config import Delivery, Organization
+from amp_pipeline.config_files import COMPONENT, check_together, read
 from amp_pipeline.core.errors import ConfigError
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.destinations.archive import Archive

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from amp_pipeline import config
+from amp_pipeline import config_files
 from amp_pipeline.cli import main
 from amp_pipeline.core.hours import between
 from amp_pipeline.destinations.archive import By
@@ -248,7 +248,7 @@ def test_an_hour_of_all_assets_launched_in_the_ui_succeeds(tmp_path: Path) -> No
 def test_a_backfill_of_all_hours_succeeds_and_is_remembered(tmp_path: Path) -> None:
     folder = shop_in(tmp_path / "shop")
     home = dagster_home_in(tmp_path / "home")
-    ((organization),) = config.read(folder / "defs.yaml", {})
+    ((organization),) = config_files.read(folder / "defs.yaml", {})
     (project,) = organization.projects
     assert project.last_hour is not None
     hours = [hour.key for hour in between(project.first_hour, project.last_hour)]
@@ -297,7 +297,7 @@ def amp(command: str, folder: Path) -> Result:
 
 def seconds_of_our_work(tmp_path: Path) -> float:
     """Return how long the same hours take without Dagster."""
-    ((organization),) = config.read(shop_in(tmp_path / "again") / "defs.yaml", {})
+    ((organization),) = config_files.read(shop_in(tmp_path / "again") / "defs.yaml", {})
     began = time.monotonic()
     run = OrganizationRun(organization)
     project = run.projects["shop"]

@@ -29,7 +29,7 @@ import numpy as np
 import polars as pl
 from peers.hour import done
 
-from amp_pipeline import config
+from amp_pipeline import config, config_files
 from amp_pipeline.core import index
 from amp_pipeline.core.hours import MICROSECONDS, Hour
 from amp_pipeline.core.manifest import broken_sum
@@ -93,8 +93,8 @@ def organization(
         attributes["s3"] = {**server, "access_key_id": "test", "secret_access_key": "test"}
     file = out / "defs.yaml"
     out.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"type": config.COMPONENT, "attributes": attributes}, indent=2))
-    return config.read(file, {})[0]
+    file.write_text(json.dumps({"type": config_files.COMPONENT, "attributes": attributes}, indent=2))
+    return config_files.read(file, {})[0]
 
 
 def produce(organization: config.Organization, hours: Sequence[Hour], stages: Callable[[Hour], Stages]) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from amp import Stages, produce
 
-from amp_pipeline import config
+from amp_pipeline import config_files
 from amp_pipeline.core.hours import Hour, between
 from amp_pipeline.defs.assets import HOURS_A_RUN
 from amp_pipeline.run import OrganizationRun
@@ -29,7 +29,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "shop"
 
 def ours(folder: Path) -> dict[str, float]:
     """Do the hours as Dagster does, in runs over a day, without Dagster; return seconds."""
-    (organization,) = config.read(folder / "examples" / "shop" / config.FILE_NAME, {})
+    (organization,) = config_files.read(folder / "examples" / "shop" / config_files.FILE_NAME, {})
     project = organization.projects[0]
     hours = list(between(project.first_hour, project.last_hour or project.first_hour))
     spent: dict[Hour, Stages] = {hour: Stages() for hour in hours}

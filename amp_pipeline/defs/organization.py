@@ -8,7 +8,7 @@ import dagster as dg
 from dagster.components.component_scaffolding import scaffold_component
 from pydantic import BaseModel, ConfigDict
 
-from amp_pipeline import config, notify
+from amp_pipeline import config, config_files, notify
 from amp_pipeline.alerting import Subject, deliveries
 from amp_pipeline.defs.alerts import alert_sensors, bucket_checks
 from amp_pipeline.defs.assets import organization_assets
@@ -75,7 +75,7 @@ class Organization(dg.Component):
         """
         written: Mapping[str, Any] = attributes.model_dump() if attributes is not None else {}
         filled = context.resolution_context.resolve_value(written)
-        return cls(config.organization(filled, Path(context.path) / config.FILE_NAME))
+        return cls(config_files.organization(filled, Path(context.path) / config_files.FILE_NAME))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Return the organization's assets, checks and sensors.

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from amp_pipeline.config import Organization, check_together
+from amp_pipeline.config import Organization
+from amp_pipeline.config_files import check_together
 from amp_pipeline.core import timestamps
 from amp_pipeline.core.errors import AmpError, ConfigError, StoreError
 from amp_pipeline.core.hours import Hour

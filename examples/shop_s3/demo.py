@@ -19,7 +19,7 @@ from typing import Any
 
 import dagster as dg
 
-from amp_pipeline import access_report, config
+from amp_pipeline import access_report, config_files
 from amp_pipeline.core import policy
 from amp_pipeline.definitions import build_definitions
 from amp_pipeline.storage.probe import place_of
@@ -105,7 +105,7 @@ def _set_up(server: Server, mails: Mailbox, hook: Webhook) -> None:
 
 def _put_in_place(server: Server) -> None:
     """Do with the documents that `amp-pipeline policy` prints what an administrator does."""
-    (organization,) = config.read(HERE / config.FILE_NAME, os.environ)
+    (organization,) = config_files.read(HERE / config_files.FILE_NAME, os.environ)
     delivery = organization.projects[0].deliveries[0]
     place = place_of(delivery.url, organization.s3_of(delivery))
     found = access_report.documents(place, f"arn:aws:iam::{ACCOUNT}:user/{USER}", "")

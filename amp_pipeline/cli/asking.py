@@ -1,0 +1,103 @@
+"""What the commands have in common: which projects and hours are meant, and how errors are told."""
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import wraps
+from typing import Any
+
+import click
+
+from amp_pipeline import config_files, organizations
+from amp_pipeline.config import Organization, Project
+from amp_pipeline.core.errors import AmpError, ConfigError
+from amp_pipeline.core.hours import Hour
+from amp_pipeline.run import finished_hours
+
+
+def says_what_is_wrong(command: Callable[..., None]) -> Callable[..., None]:
+    """Print expected trouble as one message, with exit status 1."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except AmpError as error:
+            raise click.ClickException(str(error)) from None
+
+    return wrapped
+
+
+class _HourParameter(click.ParamType):
+    """An hour, or a day, which stands for one of its hours."""
+
+    name = "hour"
+
+    def __init__(self, of_day: str) -> None:
+        self._of_day = of_day
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Hour:
+        if isinstance(value, Hour):
+            return value
+        for text in (value, f"{value}:00", f"{value}-{self._of_day}:00"):
+            try:
+                return Hour.parse(text)
+            except ValueError:
+                continue
+        raise click.BadParameter(f"{value!r} is no hour; write 2024-05-06-10:00, or a day, 2024-05-06", ctx, param)
+
+
+def hours_range(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a project and a range of hours."""
+    first = "First hour, UTC, like 2024-05-06-10:00, or a day; the project's first hour if not given."
+    last = "Last hour, UTC, or the last day, all of it; the last finished hour if not given."
+    for option in (
+        click.option("--to", "last", type=_HourParameter("23"), help=last),
+        click.option("--from", "first", type=_HourParameter("00"), help=first),
+        click.option("--project", "slug", help="The project's slug; all projects if not given."),
+    ):
+        command = option(command)
+    return command
+
+
+def need_dagster_home() -> None:
+    """Refuse to go on without a Dagster instance.
+
+    Raises:
+        ConfigError: DAGSTER_HOME is not set.
+    """
+    if "DAGSTER_HOME" not in os.environ:
+        raise ConfigError(
+            "DAGSTER_HOME is not set; set it to the folder of your Dagster instance "
+            "(`make ui` uses .dagster_home of the repo)"
+        )
+
+
+def chosen(slug: str | None) -> list[tuple[Organization, Project]]:
+    """Return the project ``slug``, or all, each with its organization.
+
+    Raises:
+        ConfigError: There is no such project, or a ``defs.yaml`` is wrong.
+    """
+    read = [one for file in organizations.files(os.environ) for one in config_files.read(file, os.environ)]
+    config_files.check_together(read)
+    known = [(organization, project) for organization in read for project in organization.projects]
+    found = [(organization, project) for organization, project in known if slug in (None, project.slug)]
+    if not found:
+        raise ConfigError(f"there is no project {slug}; known are {', '.join(project.slug for _, project in known)}")
+    return found
+
+
+def finished(project: Project, first: Hour | None, last: Hour | None) -> list[Hour]:
+    """Return the finished hours of ``project`` in a range.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    this_hour = Hour.of(datetime.now(UTC))
+    hours = finished_hours(project, first, last, this_hour)
+    if not hours:
+        known = finished_hours(project, None, None, this_hour)
+        extent = f"go from {known[0]} to {known[-1]}" if known else f"begin at {project.first_hour}"
+        raise ConfigError(f"{project.slug} has no finished hour in that range; its hours {extent}")
+    return hours

@@ -1,0 +1,158 @@
+"""Commands about hours: delivering them, naming those that have to run again or wait, auditing them."""
+
+import sys
+from datetime import UTC, datetime
+
+import click
+import msgspec
+
+from amp_pipeline.audit import HourAudit, audit
+from amp_pipeline.cli.asking import chosen, finished, hours_range, need_dagster_home, says_what_is_wrong
+from amp_pipeline.core.errors import ConfigError
+from amp_pipeline.core.hours import Hour
+from amp_pipeline.run import OrganizationRun, ProjectRun, waiting_hours
+from amp_pipeline.sources.landing import ObjectReader
+
+
+@click.command()
+@hours_range
+@click.option("--force", is_flag=True, help="Do everything again, even for hours in which nothing has changed.")
+@says_what_is_wrong
+def deliver(slug: str | None, first: Hour | None, last: Hour | None, force: bool) -> None:
+    """Deliver hours through Dagster, and whatever late data in them touches.
+
+    The runs are kept in the Dagster instance at DAGSTER_HOME, as if its UI had started them. Exit status 1 where
+    hours failed.
+    """
+    need_dagster_home()
+    # Dagster takes 2 s to import, which the other commands don't need.
+    import dagster as dg
+
+    from amp_pipeline.definitions import defs
+    from amp_pipeline.defs.delivering import Delivering
+
+    failed = 0
+    with dg.DagsterInstance.get() as instance:
+        for organization, project in chosen(slug):
+            hours = finished(project, first, last)
+            click.echo(
+                f"{project.slug}: {len(hours)} hours to {', '.join(d.name for d in project.deliveries if d.enabled)}"
+            )
+            failed += len(Delivering(defs, instance, organization, click.echo).deliver(project, hours, force=force))
+    sys.exit(1 if failed else 0)
+
+
+@click.command()
+@hours_range
+@says_what_is_wrong
+def stale(slug: str | None, first: Hour | None, last: Hour | None) -> None:
+    """Name the hours that have to run again, and why: late data, changed settings, never run."""
+    for organization, project in chosen(slug):
+        run = OrganizationRun(organization).projects[project.slug]
+        for hour, why in run.stale(finished(project, first, last)):
+            click.echo(f"{project.slug}  {hour}  {why}")
+
+
+@click.command(name="audit")
+@hours_range
+@click.option("--all-hours", is_flag=True, help="Print every hour, also those with no line and nothing wrong.")
+@says_what_is_wrong
+def audit_command(slug: str | None, first: Hour | None, last: Hour | None, all_hours: bool) -> None:
+    """Read landing, workspace and buckets again and hold every law that can be held. Exit status 1 where one is broken.
+
+    Manifests are not trusted: the hours are made anew in scratch space and held against what is there, line by line.
+    """
+    broken = 0
+    for organization, project in chosen(slug):
+        hours = finished(project, first, last)
+        click.echo(f"{project.slug}: audit of {len(hours)} hours")
+        broken += _print_audit(list(audit(organization, project, hours)), all_hours=all_hours)
+    sys.exit(1 if broken else 0)
+
+
+@click.command()
+@click.option("--project", "slug", required=True, help="The project's slug.")
+@click.argument("landing_object")
+@says_what_is_wrong
+def accept(slug: str, landing_object: str) -> None:
+    """Accept a damaged LANDING_OBJECT as it is, so that its good lines count, or that a vanished one is gone.
+
+    The acceptance holds for these very bytes: another damaged copy has to be accepted anew. Deliver the hour
+    afterwards.
+    """
+    ((organization, project),) = chosen(slug)
+    run = OrganizationRun(organization).projects[project.slug]
+    digest = _digest_of(run, landing_object)
+    name = run.workspace.acceptance(landing_object, digest)
+    run.workspace.store.put(
+        name, msgspec.json.encode({"object": landing_object, "sha256": digest, "at": datetime.now(UTC).isoformat()})
+    )
+    click.echo(
+        f"accepted {run.raw.source.uri(landing_object)} {'as it is' if digest else 'as gone'}; deliver its hour again"
+    )
+
+
+def _digest_of(run: ProjectRun, name: str) -> str:
+    if run.project.events_pattern.hour_of(name) is None:
+        raise ConfigError(
+            f"{name!r} is no name of an event object of {run.project.slug}; "
+            f"name it relative to {run.project.source.url}"
+        )
+    if run.raw.source.head(name) is None:
+        return ""
+    reader = ObjectReader(run.raw.source, name)
+    for _ in reader.blocks():
+        pass
+    return reader.sha256
+
+
+@click.command()
+@click.option("--project", "slug", help="The project's slug; all projects if not given.")
+@says_what_is_wrong
+def waiting(slug: str | None) -> None:
+    """Name the hours that are deduplicated but not delivered as they are on record, by delivery. Landings are not read.
+
+    Exit status 1 where any wait.
+    """
+    waits = 0
+    for organization, project in chosen(slug):
+        run = OrganizationRun(organization).projects[project.slug]
+        for delivery in project.deliveries:
+            if delivery.enabled:
+                hours = waiting_hours(run, delivery)
+                waits += len(hours)
+                click.echo(f"{project.slug}  {delivery.name}  {len(hours)} hours wait")
+                for hour in hours:
+                    click.echo(f"  {hour}")
+    sys.exit(1 if waits else 0)
+
+
+_COLUMNS = ("landed", "quarantined", "repeats", "filtered", "delivered", "parts", "bytes")
+
+
+def _print_audit(found: list[HourAudit], *, all_hours: bool) -> int:
+    """Print a table by hour and a line for each broken law; return how many hours are not as they should be."""
+    width = max([len(item.delivery) for item in found] + [8])
+    click.echo(f"{'hour':16}  {'delivery':{width}}  " + "  ".join(f"{name:>11}" for name in _COLUMNS) + "  state")
+    for item in found:
+        if all_hours or item.landed or item.findings:
+            numbers = "  ".join(f"{getattr(item, name):>11,}" for name in _COLUMNS)
+            click.echo(f"{item.hour.key:16}  {item.delivery:{width}}  {numbers}  {item.state}")
+        for finding in item.findings:
+            click.echo(f"{'':16}  {finding.law}: {finding.what}")
+    bad = [item for item in found if item.findings]
+    quiet = sum(not item.landed and not item.findings for item in found)
+    deliveries = {item.delivery for item in found}
+    for delivery in sorted(deliveries):
+        mine = [item for item in found if item.delivery == delivery]
+        totals = "  ".join(f"{sum(getattr(item, name) for item in mine):>11,}" for name in _COLUMNS)
+        click.echo(f"{'all hours':16}  {delivery:{width}}  {totals}  {len(mine)} hours")
+    if quiet and not all_hours:
+        click.echo(
+            f"{quiet} empty hours of deliveries are as they should be and are not shown (--all-hours shows them)"
+        )
+    laws = sorted({finding.law for item in bad for finding in item.findings})
+    click.echo(
+        "every law holds" if not bad else f"{len(bad)} hours are not as they should be; broken: {'; '.join(laws)}"
+    )
+    return len(bad)
