@@ -125,7 +125,12 @@ def _recovered(message: Message, about: About) -> list[_Piece]:
     pieces: list[_Piece] = [f"What was wrong: {message.trouble.summary}"]
     lasted = ("it lasted", f"{_length(message.at - message.since)}, since {_time(message.since)}")
     waiting = _waiting(about.waiting) if about.waiting else ""
-    facts = [*_place(about), lasted, ("hours still waiting", waiting)]
+    facts = [
+        *_place(about),
+        lasted,
+        ("hours still waiting", waiting),
+        ("hours to deliver again", _failed(message, about)),
+    ]
     return [*pieces, _Facts([(name, value) for name, value in facts if value])]
 
 
@@ -152,6 +157,15 @@ def _waiting(hours: Sequence[Hour] | None) -> str:
     if len(hours) == 1:
         return f"1: {hours[0]}"
     return f"{len(hours)}: oldest {hours[0]}, newest {hours[-1]}"
+
+
+def _failed(message: Message, about: About) -> str:
+    """Return which hours failed because of a bucket that is well again, but those that are named as waiting."""
+    if message.trouble.source != "access":
+        return ""
+    waiting = {hour.key for hour in about.waiting or ()}
+    failed = [Hour.parse(key) for key in sorted(message.trouble.hours) if key not in waiting]
+    return _waiting(failed) if failed else ""
 
 
 def _links(message: Message, about: About) -> _Piece:

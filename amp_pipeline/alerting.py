@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-import msgspec
-
 from amp_pipeline import notify
 from amp_pipeline.alert_settings import Alerts, Told, told
 from amp_pipeline.alert_text import About, Text, write, write_test
 from amp_pipeline.config import Delivery, Organization, Project
 from amp_pipeline.core import alerts as rules
 from amp_pipeline.core.access import Outcome
-from amp_pipeline.core.alerts import FailedHour, Message, Patience, State, Trouble
+from amp_pipeline.core.alerts import FailedHour, Message, Patience, Problem, State, Trouble
 from amp_pipeline.core.errors import AmpError
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.run import OrganizationRun, undelivered_hours
@@ -181,10 +179,9 @@ class Alerting:
     def _seen(self, state: State, trouble: Trouble | None) -> State:
         if trouble is not None:
             return rules.observe(state, trouble, self._now, self._patience, sure=trouble.source == "watch")
-        if state.problem is not None and state.problem.trouble.source == "access":
-            # What failed meanwhile failed because of it: the message that all is well names the hours that wait.
-            state = msgspec.structs.replace(state, failed={})
-        return rules.observe(state, rules.failed_hours(state), self._now, self._patience, sure=True)
+        # What failed meanwhile failed because of it: the message that all is well names these hours.
+        left = None if _was_told_of_bucket(state.problem) else rules.failed_hours(state)
+        return rules.observe(state, left, self._now, self._patience, sure=True)
 
     def _change_and_send(self, subject: Subject, change: Callable[[State], State]) -> dict[str, str]:
         unsent: list[rules.Unsent | None] = []
@@ -233,6 +230,13 @@ class Alerting:
             project = OrganizationRun(self._organization).projects[subject.project.slug]
             return undelivered_hours(project, subject.delivery)
         return None
+
+
+def _was_told_of_bucket(problem: Problem | None) -> bool:
+    """Tell whether people know that the bucket could not be reached, and that was the trouble until now."""
+    if problem is None or problem.told is None or not problem.arrived:
+        return False
+    return problem.told.source == problem.trouble.source == "access"
 
 
 def failed_hour(at: datetime, run: str, what: str) -> FailedHour:

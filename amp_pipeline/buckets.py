@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, WithJsonSchema, fi
 
 _ROLE = re.compile(r"arn:[a-z-]+:iam::\d{12}:role/[\w+=,.@/-]+")
 _ENDPOINT_SCHEMES = ("http", "https")
+_HOST = re.compile(r"(?!-)[a-z\d-]{1,63}(?<!-)(\.(?!-)[a-z\d-]{1,63}(?<!-))*\.?|[0-9a-f:.]*:[0-9a-f:.]*", re.IGNORECASE)
+"""What botocore takes: an underscore, as containers' names may have, it does not."""
 _MOST_TAGS = 10  # of an object; S3's own bound
 _TAGS_SCHEMA = {"type": "object", "additionalProperties": {"type": "string"}}
 _Tag = Annotated[str, Field(max_length=256)]
@@ -111,6 +113,10 @@ class S3(BaseModel):
         parts = urlsplit(value)
         if parts.scheme not in _ENDPOINT_SCHEMES or not parts.hostname or parts.query or parts.fragment:
             raise ValueError("write an address like https://s3.example.com:9000")
+        if not _HOST.fullmatch(parts.hostname):
+            raise ValueError(
+                f"{parts.hostname} is no name of a host; letters, digits, hyphens and dots may stand in it"
+            )
         if parts.username or parts.password:
             raise ValueError("leave credentials out of the address; they belong to access_key_id and secret_access_key")
         return value.rstrip("/")

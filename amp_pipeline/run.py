@@ -60,7 +60,7 @@ class ProjectRun:
         source = of.open_store(project.source.url, of.organization.s3_of(project.source))
         if project.source.url.startswith(S3_SCHEME):
             source = LocalCopies(source)
-        self.raw = RawEvents(project, source, self.workspace, of.workers, most_keys)
+        self.raw = RawEvents(project, source, self.workspace, of.workers, most_keys, reads=of.reads)
         self.deduped = DedupedEvents(self.raw, most_keys)
 
     def archive(self, delivery: Delivery) -> Archive:
@@ -152,8 +152,15 @@ class ProjectRun:
 class OrganizationRun:
     """The stages of an organization."""
 
-    def __init__(self, organization: Organization, open_store: OpenStore = open_store) -> None:
-        """Wire ``organization`` to the stores at its urls."""
+    def __init__(self, organization: Organization, open_store: OpenStore = open_store, *, reads: bool = True) -> None:
+        """Wire ``organization`` to the stores at its urls.
+
+        Args:
+            organization: Whose stages.
+            open_store: Opens stores.
+            reads: Whether landings may be read; else only what is on record of them counts.
+        """
+        self.reads = reads
         self.organization = organization
         self.open_store = open_store
         self.workspace = open_store(organization.workspace, organization.s3)

@@ -186,7 +186,12 @@ def _fine(state: State, now: datetime, patience: Patience) -> State:
     if not problem.arrived:
         # Who was never told that it went wrong need not hear that it is well.
         return msgspec.structs.replace(state, problem=None, unsent=None)
-    message = Message(kind="recovered", at=now, since=problem.since, trouble=problem.told)
+    told = problem.told
+    if told.source == "access":
+        # Hours that failed because of it are not told of by themselves.
+        told = msgspec.structs.replace(told, hours={key: hour.what for key, hour in state.failed.items()})
+        state = msgspec.structs.replace(state, failed={})
+    message = Message(kind="recovered", at=now, since=problem.since, trouble=told)
     return msgspec.structs.replace(state, problem=None, recovered_at=now, unsent=Unsent(message=message))
 
 

@@ -11,7 +11,16 @@ from dataclasses import replace
 from amp_pipeline.core import policy
 from amp_pipeline.core.access import Asked, Outcome, failed
 
-_CODES = ("AccessDenied", "AccessDeniedException", "Forbidden", "403", "UnauthorizedAccess", "AllAccessDisabled")
+_CODES = (
+    "AccessDenied",
+    "AccessDeniedException",
+    "Forbidden",
+    "403",
+    "Unauthorized",
+    "401",
+    "UnauthorizedAccess",
+    "AllAccessDisabled",
+)
 _SOMEBODY = "who asks"
 
 
@@ -121,7 +130,8 @@ def key(asked: Asked) -> Outcome | None:
 
 def denied(asked: Asked) -> Outcome | None:
     """Return which permission of S3 is missing, or forbidden; None where access was not denied."""
-    if asked.code not in _CODES and asked.status not in (401, 403):
+    # Stores have other reasons to answer 403: a quota, an account that is closed.
+    if asked.code not in _CODES and (asked.code or asked.status not in (401, 403)):
         return None
     return _forbidden(asked) if asked.denial.denies else _not_allowed(asked)
 

@@ -30,6 +30,7 @@ def judge(step: str, refusal: Refusal, place: Place, principal: str = "") -> Out
         _no_bucket,
         denials.key,
         denials.denied,
+        _full,
         _unsupported,
         _server,
     ):
@@ -202,6 +203,20 @@ def _unsupported(asked: Asked) -> Outcome | None:
         "unsupported",
         f"{asked.what} is more than the bucket can do: {asked.said}",
         _NOT_SUPPORTED.get(asked.code, _NOT_SUPPORTED["NotImplemented"]),
+    )
+
+
+_FULL = ("QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull", "InsufficientStorage")
+
+
+def _full(asked: Asked) -> Outcome | None:
+    if asked.code not in _FULL and asked.status != 507:
+        return None
+    return asked.fails(
+        asked.step,
+        "full",
+        f"{asked.what} was refused, since there is no room: {asked.said}",
+        "Raise the quota of the bucket or of its owner, or make room; nothing is wrong with permissions.",
     )
 
 

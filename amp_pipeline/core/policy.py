@@ -74,7 +74,9 @@ class Place:
     def partition(self) -> str:
         """The part of AWS that it lies in: aws, aws-cn, aws-us-gov."""
         named = self.role or (self.key if self.key.startswith("arn:") else "")
-        return named.split(":")[1] if named else "aws"
+        if named:
+            return named.split(":")[1]
+        return next((part for part in ("aws-cn", "aws-us-gov") if self.region.startswith(f"{part[4:]}-")), "aws")
 
     @property
     def bucket_arn(self) -> str:
@@ -220,7 +222,9 @@ def _key_arn(place: Place) -> str:
     if ":key/" in place.key:
         return place.key
     name = "*" if "alias/" in place.key or not place.key else place.key
-    return f"arn:{place.partition}:kms:{place.region or '*'}:{place.account or '*'}:key/{name}"
+    # The ARN of an alias tells whose the key is, which need not be whose the bucket is.
+    region, account = place.key.split(":")[3:5] if place.key.startswith("arn:") else (place.region, place.account)
+    return f"arn:{place.partition}:kms:{region or '*'}:{account or '*'}:key/{name}"
 
 
 def _by_alias(place: Place) -> dict[str, Any]:

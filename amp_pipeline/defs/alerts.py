@@ -18,7 +18,7 @@ from amp_pipeline.buckets import S3
 from amp_pipeline.config import Organization
 from amp_pipeline.core.access import Outcome
 from amp_pipeline.core.alerts import FailedHour, State, Trouble
-from amp_pipeline.core.errors import AmpError
+from amp_pipeline.core.errors import AmpError, StoreError
 from amp_pipeline.core.hours import Hour, between
 from amp_pipeline.defs.hours import failed_hours
 from amp_pipeline.notify import send
@@ -27,7 +27,6 @@ from amp_pipeline.workspace.alerts import AlertStore
 
 CHECK = "bucket_can_be_reached"
 
-_AT_ONCE = 8
 _TRY_SECONDS = 30.0
 _TELL_SECONDS = 20.0
 """Dagster gives a tick 60 s, and forgets one that takes longer."""
@@ -42,6 +41,8 @@ _PARTITION, _FIRST, _LAST = (
 _Result = TypeVar("_Result")
 Probe = Callable[[str, S3 | None], Outcome]
 Now = Callable[[], datetime]
+_Late = dict[str, dict[str, FailedHour]]
+"""By subject the hours that failed while the workspace could not take it down; a tick that fails has no second one."""
 
 
 def _now() -> datetime:
@@ -92,15 +93,16 @@ def alert_sensors(
     They run by themselves where the organization names anybody to be told, so that nobody has to think of a second
     switch; where it names nobody they wait to be switched on, as each try writes to the buckets.
     """
+    late: _Late = {}
     running = dg.DefaultSensorStatus.RUNNING if anybody_is_told(organization) else dg.DefaultSensorStatus.STOPPED
     return [
-        _access_alerts(organization, running, probe, send, now),
-        _run_alerts(organization, running, probe, send, now),
+        _access_alerts(organization, running, probe, send, now, late),
+        _run_alerts(organization, running, probe, send, now, late),
     ]
 
 
 def _access_alerts(
-    organization: Organization, running: dg.DefaultSensorStatus, probe: Probe, send: Send, now: Now
+    organization: Organization, running: dg.DefaultSensorStatus, probe: Probe, send: Send, now: Now, late: _Late
 ) -> dg.SensorDefinition:
     every = organization.alerts.every
 
@@ -120,9 +122,12 @@ def _access_alerts(
         def tell(subject: Subject) -> dict[str, str]:
             memory = kept if subject is workspace else _memory(organization)
             trouble = trouble_of(outcomes[subject]) if subject in outcomes else None
-            return Alerting(organization, memory, now(), send).saw(
-                subject, trouble, lambda state: _done(context.instance, subject, state.failed)
-            )
+            alerting = Alerting(organization, memory, now(), send)
+            if hours := late.get(subject.key):
+                missed = alerting.failed(subject, hours, lambda: trouble)
+                late.pop(subject.key, None)
+                return missed
+            return alerting.saw(subject, trouble, lambda state: _done(context.instance, subject, state.failed))
 
         # Without the workspace nobody knows what was told before; that alone is told.
         concerned = [workspace, *buckets, *_assets_before(organization)] if outcomes[workspace].ok else [workspace]
@@ -156,7 +161,8 @@ def _each(work: Callable[[Subject], _Result], subjects: list[Subject], seconds: 
     Returns:
         The results in the order of ``subjects``; for what went wrong, or took longer, what to say of it.
     """
-    pool = ThreadPoolExecutor(_AT_ONCE)
+    # A thread for each: of fewer, those that wait for long would hold up the rest.
+    pool = ThreadPoolExecutor(len(subjects) or 1)
     futures = {one: pool.submit(work, one) for one in subjects}
     wait(futures.values(), timeout=seconds)
     pool.shutdown(wait=False)
@@ -173,7 +179,7 @@ def _result(future: Future[_Result], seconds: float) -> _Result | str:
 
 
 def _run_alerts(
-    organization: Organization, running: dg.DefaultSensorStatus, probe: Probe, send: Send, now: Now
+    organization: Organization, running: dg.DefaultSensorStatus, probe: Probe, send: Send, now: Now, late: _Late
 ) -> dg.SensorDefinition:
     subjects = _by_op(organization)
 
@@ -198,9 +204,13 @@ def _run_alerts(
             def tried() -> Trouble | None:
                 return trouble_of(_tried(organization, subject, probe)) if subject.delivery else None
 
-            return Alerting(organization, _memory(organization), now(), send).failed(subject, left[subject], tried)
+            try:
+                return Alerting(organization, _memory(organization), now(), send).failed(subject, left[subject], tried)
+            except StoreError:
+                # The other sensor tells of the workspace, where it stays away, and of these hours once it is back.
+                late[subject.key] = late.get(subject.key, {}) | left[subject]
+                raise
 
-        # A workspace that can't be reached is told of by the other sensor.
         for subject, missed in _each(tell, list(left), _TRY_SECONDS + _TELL_SECONDS).items():
             _log(context, subject, missed)
         return None
@@ -266,8 +276,9 @@ def _done(instance: dg.DagsterInstance, subject: Subject, failed: Mapping[str, F
         ),
         limit=10_000,
     ).records
-    done = {record.partition_key: record.timestamp for record in records if record.partition_key is not None}
-    return {key for key, at in done.items() if key in failed and at > failed[key].at.timestamp()}
+    # An hour may have been done more than once, before it failed too.
+    done = [(record.partition_key, record.timestamp) for record in records if record.partition_key is not None]
+    return {key for key, at in done if key in failed and at > failed[key].at.timestamp()}
 
 
 class Kept(Memory):

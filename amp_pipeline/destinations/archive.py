@@ -8,6 +8,7 @@ then the marker. Killed at any instant, the hour is as it was before, or has no 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -170,6 +171,7 @@ class Archive:
             "events": manifest.counts.delivered,
             "merged_ids": manifest.merged_ids.delivered if manifest.merged_ids else 0,
         }
+        change = events.change if why == "late data" else None
         self.state.append(
             hour,
             LogEntry(
@@ -182,6 +184,8 @@ class Archive:
                 why=why,
                 before=state.rows if state else {},
                 after=rows,
+                lines_added=change.added if change else None,
+                lines_removed=change.removed if change else None,
                 manifest_sha256=sha256(data),
                 files_written=written,
                 files_deleted=deleted,
@@ -238,7 +242,7 @@ class Archive:
             self.store.delete(name)
         for source in sources:
             claim.renew()
-            if self._digest(source.file.name) != source.file.sha256:
+            if _digest(claim.renewed(self.store.chunks(source.file.name))) != source.file.sha256:
                 raise DeliveryError(
                     f"{self.store.uri(source.file.name)} was written, but other bytes are read back; "
                     f"the hour {hour} has no complete marker. "
@@ -289,13 +293,7 @@ class Archive:
         return self._there(hour) == files and marked == self._delivery.complete_markers
 
     def _matches(self, sources: list[Source]) -> bool:
-        return all(self._digest(source.file.name) == source.file.sha256 for source in sources)
-
-    def _digest(self, name: str) -> str:
-        digest = hashlib.sha256()
-        for chunk in self.store.chunks(name):
-            digest.update(chunk)
-        return digest.hexdigest()
+        return all(_digest(self.store.chunks(source.file.name)) == source.file.sha256 for source in sources)
 
     def _why(self, state: DeliveryState | None, decided: str, force: bool) -> str:
         if state is None:
@@ -309,3 +307,10 @@ class Archive:
     @property
     def _label(self) -> str:
         return f"{self._project.slug}.{self._delivery.name}"
+
+
+def _digest(chunks: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()

@@ -68,7 +68,7 @@ class Claim:
         version = self._store.put_if(self._name, data, None)
         if version is None:
             version = self._taken_over(data)
-        self._version, self._renewed = version, time.monotonic()
+        self._version, self._renewed = version, _now()
         return self
 
     def __exit__(
@@ -87,15 +87,20 @@ class Claim:
         Raises:
             DeliveryError: Another run has taken the hour over, since this one stood still for too long.
         """
-        if time.monotonic() - self._renewed < _RENEW_AFTER_SECONDS:
+        if _now() - self._renewed < _RENEW_AFTER_SECONDS:
             return
         version = self._store.put_if(self._name, msgspec.json.encode(self._record), self._version)
+        if version is None:
+            # The answer to the first try may have been lost: then it is renewed.
+            found = self._store.head(self._name)
+            other = self._other() if found is not None else None
+            version = found.version if found and other and other.token == self._record.token else None
         if version is None:
             raise DeliveryError(
                 f"{self._what} was taken over by another run, since this one stood still for more than "
                 f"{LEASE_SECONDS // 60} minutes; this run writes nothing more of it"
             )
-        self._version, self._renewed = version, time.monotonic()
+        self._version, self._renewed = version, _now()
 
     def renewed(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """Yield ``chunks``, renewing on the way."""
@@ -135,18 +140,38 @@ class Claim:
 
 def _is_gone(other: _Record) -> bool:
     """Tell whether the process that claimed is known to have ended: it ran here, and does no more."""
-    return other.host == socket.gethostname() and bool(other.started) and _started(other.process) != other.started
+    here, there = _where_numbers_count(), other.started.rpartition(" ")[0]
+    return (
+        other.host == socket.gethostname() and bool(here) and here == there and _started(other.process) != other.started
+    )
 
 
 def _started(process: int) -> str:
-    """Return what tells a process from others with its number: since when the system runs, and when it began.
+    """Return what tells a process from others with its number: where that counts, and when it began.
 
     "" where the system doesn't tell.
     """
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         # Field 22 of proc(5); the name before it may hold spaces and brackets. A zombie writes no more.
         state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        return f"{boot} {fields[18]}" if state != "Z" else "ended"
+        return f"{_where_numbers_count()} {fields[18]}" if state != "Z" else "ended"
     except (OSError, IndexError):
         return ""
+
+
+def _where_numbers_count() -> str:
+    """Return what is the same for processes that see each other: since when the system runs, and the container.
+
+    A host's name is not enough: containers may share it, and so may machines. "" where the system doesn't tell.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _now() -> float:
+    """Return seconds by a clock that, unlike ``time.monotonic``, goes on while a machine sleeps; where there is one."""
+    clock: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)

@@ -6,39 +6,43 @@ deliveries read them, never the source.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import lru_cache
 from itertools import count
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from amp_pipeline.core import codec, dedupe, envelope, identity, index
-from amp_pipeline.core.columns import Reader
-from amp_pipeline.core.errors import AmpError, DamagedObjectError, FrozenHourError, WorkspaceError
+from amp_pipeline.core import codec, dedupe, index
+from amp_pipeline.core.errors import (
+    AmpError,
+    DamagedObjectError,
+    FrozenHourError,
+    ObjectNotFoundError,
+    WorkspaceError,
+)
 from amp_pipeline.core.fingerprint import FORMAT, fingerprint
-from amp_pipeline.core.hours import MICROSECONDS, Hour, between, window
-from amp_pipeline.core.index import KeyIndex, Keys, Rows
-from amp_pipeline.core.lines import Block, block_of, split_stored
+from amp_pipeline.core.hours import Hour, between, window
+from amp_pipeline.core.index import KeyIndex, Keys
+from amp_pipeline.core.lines import Block, split_stored
 from amp_pipeline.core.overlap import Behind
 from amp_pipeline.stages.raw_events import RawEvents
-from amp_pipeline.storage.objects import ObjectStore
+from amp_pipeline.stages.second_pass import SecondPass
+from amp_pipeline.stages.stored_parts import changed_lines, check_part
 from amp_pipeline.storage.scratch import explained
-from amp_pipeline.workspace.records import DedupedRecord, PartRecord, RawRecord, TimeRange, widened
+from amp_pipeline.workspace.records import Change, DedupedRecord, PartRecord, RawRecord
 from amp_pipeline.workspace.store import sha256
-
-_REPEATS_AT_ONCE = 500
-"""Repeats that are looked at together."""
 
 _LARGE_BYTES = 16 << 20
 """Unpacked; hours from here on are worth threads."""
+
+
+_LINES_COMPARED = 10_000_000
+"""Of an hour before and after late data; comparing them takes about 32 bytes of memory each."""
 
 
 @dataclass
@@ -172,6 +176,11 @@ class DedupedEvents:
         inputs = [(item.object, item.sha256, item.lines) for item in raw.inputs]
         return fingerprint(inputs, raw.rows, raw.quarantined, self._window_us, self.project.parts.model_dump())
 
+    def only_settings_changed(self, hour: Hour, record: DedupedRecord) -> bool:
+        """Tell whether a recorded hour is stale for nothing but the settings of the project."""
+        raw = self.raw.land(hour)
+        return self._landed_as(raw) != record.landed_as and _inputs_as(raw) == record.inputs_as
+
     def _settled_window(self, hour: Hour, before: DedupedRecord | None) -> _Window:
         """Return the window, its hours landed: each of them may hold strays of the others and of ``hour``."""
         around = self._window(hour, before)
@@ -241,7 +250,7 @@ class DedupedEvents:
         decided: str,
         before: DedupedRecord | None,
     ) -> DedupedRecord:
-        pass_ = _SecondPass(self.raw, hour, raw, repeats)
+        pass_ = SecondPass(self.raw, hour, raw, repeats)
         parts = self._put_parts(hour, raw, pass_)
         kept = sum(part.rows for part in parts)
         if kept + len(repeats) != raw.events:
@@ -255,8 +264,10 @@ class DedupedEvents:
             hour=hour.key,
             fingerprint=decided,
             landed_as=self._landed_as(raw),
+            inputs_as=_inputs_as(raw),
             window=around.digests,
             missing=around.missing,
+            change=self._change(before, decided, parts),
             parts=parts,
             landed=raw.landed,
             quarantined=raw.quarantined,
@@ -273,7 +284,20 @@ class DedupedEvents:
         self.workspace.remove_other_data("deduped", hour, [part.name for part in known])
         return record
 
-    def _put_parts(self, hour: Hour, raw: RawRecord, pass_: _SecondPass) -> list[PartRecord]:
+    def _change(self, before: DedupedRecord | None, decided: str, parts: list[PartRecord]) -> Change | None:
+        """Return what the writing changed; None where that is not known."""
+        if before is None or before.fingerprint == decided:
+            return before.change if before else None
+        if sum(part.rows for part in [*before.parts, *parts]) > _LINES_COMPARED:
+            return None
+        try:
+            added, removed = changed_lines(self.workspace.store, before.parts, parts)
+        except (DamagedObjectError, ObjectNotFoundError):
+            # Written again because it was damaged: what it was is not known.
+            return None
+        return Change(before=before.fingerprint, added=added, removed=removed)
+
+    def _put_parts(self, hour: Hour, raw: RawRecord, pass_: SecondPass) -> list[PartRecord]:
         """Write the lines that are kept; of a large hour, reading, packing and checking go on at the same time."""
         at_once = raw.landed_bytes < _LARGE_BYTES
         numbers = count()
@@ -293,125 +317,11 @@ class DedupedEvents:
         return written.results
 
 
-def check_part(store: ObjectStore, part: PartRecord) -> None:
-    """Read a stored part again and hold its bytes and its lines against what was written.
-
-    Raises:
-        WorkspaceError: It is not what was written.
-    """
-    digest = hashlib.sha256()
-    rows, last = 0, b""
-
-    def chunks() -> Iterator[bytes]:
-        for chunk in store.chunks(part.name):
-            digest.update(chunk)
-            yield chunk
-
-    try:
-        for block in codec.unpack(chunks(), store.uri(part.name)):
-            rows += np.count_nonzero(np.frombuffer(block, np.uint8) == ord("\n"))
-            last = block[-1:]
-    except DamagedObjectError:
-        rows = -1
-    if digest.hexdigest() != part.sha256 or rows != part.rows or last != b"\n":
-        raise WorkspaceError(
-            f"{store.uri(part.name)} is not what was written ({rows} lines instead of {part.rows}); "
-            "check the disk and run the hour again"
-        )
+def _inputs_as(raw: RawRecord) -> str:
+    return fingerprint([(item.object, item.sha256, item.lines) for item in raw.inputs], raw.rows, raw.quarantined)
 
 
 class _ReportedRow(msgspec.Struct):
     """What is read of an entry of a repeats report."""
 
     row: int
-
-
-class _Repeat(NamedTuple):
-    """A repeat as it is met in the landing."""
-
-    at: int
-    """Its place among the hour's repeats."""
-    name: str
-    number: int
-    line: bytes
-
-
-class _SecondPass:
-    """Reads the landing again: tells the lines that are kept, and reports the repeats."""
-
-    def __init__(self, raw_events: RawEvents, hour: Hour, raw: RawRecord, repeats: pl.DataFrame) -> None:
-        self._raw_events = raw_events
-        self._raw = raw
-        self._rows = repeats["row"].to_numpy()
-        self._first_seen = repeats["first_seen"].to_numpy()
-        self._conflict = repeats["conflict"].to_numpy()
-        self._repeat = np.zeros(raw.lines, np.bool_)
-        self._repeat[self._rows] = True
-        self._keep = np.zeros(raw.lines, np.bool_)
-        self.event_time: TimeRange | None = None
-        self.server_upload_time: TimeRange | None = None
-        if raw.rows:
-            self._read_rows(raw_events.workspace.rows(hour, raw.rows))
-        self._reader = Reader(contents=False)
-        self._repeats: list[_Repeat] = []
-        self.report = codec.LinePacker()
-        self.first_seen: Counter[str] = Counter()
-        self.repeated_types: Counter[str] = Counter()
-
-    def kept(self) -> Iterator[tuple[Block, npt.NDArray[np.bool_]]]:
-        """Yield all lines of the hour, and which of them are kept."""
-        position = 0
-        for name, numbers, block in self._raw_events.lines(self._raw):
-            here = slice(position, position + len(block))
-            repeats = np.flatnonzero(self._repeat[here])
-            at = np.searchsorted(self._rows, (repeats + position).astype(np.uint64))
-            for offset, place in zip(repeats.tolist(), at.tolist(), strict=True):
-                self._repeats.append(_Repeat(place, name, numbers[offset], block.line(offset)))
-            if len(self._repeats) >= _REPEATS_AT_ONCE:
-                self._note()
-            yield block, self._keep[here]
-            position += len(block)
-        self._note()
-
-    def _read_rows(self, rows: Rows) -> None:
-        """Find the lines to keep, and first and last of their times."""
-        for events in rows.chunks():
-            kept = events[~self._repeat[events["row"]]]
-            self._keep[kept["row"]] = True
-            self.server_upload_time = widened(self.server_upload_time, kept["time"])
-            self.event_time = widened(self.event_time, kept["event_time"])
-
-    def _note(self) -> None:
-        """Report the repeats met since it was last done."""
-        repeats, self._repeats = self._repeats, []
-        events = self._reader.read(block_of(repeat.line for repeat in repeats)).events
-        for (at, name, number, line), event in zip(repeats, events, strict=True):
-            # Whose time could not be read is in the quarantine; which time it is makes no difference to the kind.
-            kind = identity.identity(event, None if event.client_event_time is None else 0)
-            if kind is None:
-                raise _changed(name, number)
-            first_seen = _key(int(self._first_seen[at]) // MICROSECONDS)
-            self.first_seen[first_seen] += 1
-            self.repeated_types[envelope.printable(event.event_type)] += 1
-            entry = {
-                "row": int(self._rows[at]),
-                "object": name,
-                "line": number,
-                "identity": identity.KINDS[kind[0]],
-                "uuid": None if event.uuid is None else envelope.printable(event.uuid),
-                "first_seen": first_seen,
-                "conflict": bool(self._conflict[at]),
-                "text": line.decode(),
-            }
-            self.report.add(msgspec.json.encode(entry))
-
-
-@lru_cache(maxsize=1000)
-def _key(number: int) -> str:
-    return Hour(number).key
-
-
-def _changed(name: str, number: int) -> WorkspaceError:
-    return WorkspaceError(
-        f"the landing changed: line {number} of {name} is not the event that was indexed; run the hour again"
-    )

@@ -15,7 +15,7 @@ import msgspec
 from amp_pipeline.config import Project
 from amp_pipeline.core import codec
 from amp_pipeline.core.errors import AmpError, FrozenHourError, LandingError, ObjectNotFoundError
-from amp_pipeline.core.fingerprint import FORMAT
+from amp_pipeline.core.fingerprint import FORMAT, fingerprint
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.lines import Block, block_of
 from amp_pipeline.core.telling import Rules, Teller
@@ -39,7 +39,14 @@ class RawEvents:
     """The landed hours of a project, as one run sees them."""
 
     def __init__(
-        self, project: Project, source: ObjectStore, workspace: ProjectStore, workers: Workers, most_keys: int
+        self,
+        project: Project,
+        source: ObjectStore,
+        workspace: ProjectStore,
+        workers: Workers,
+        most_keys: int,
+        *,
+        reads: bool = True,
     ) -> None:
         """Read from ``source``, record in ``workspace``.
 
@@ -49,7 +56,9 @@ class RawEvents:
             workspace: Holds the records.
             workers: Read the lines of large hours.
             most_keys: About how many keys of events may be in memory.
+            reads: Whether the landing's objects may be read; else what is on record of an hour is what landed.
         """
+        self._reads = reads
         self._most_keys = most_keys
         self._teller = Teller()
         self._workers = workers
@@ -61,6 +70,7 @@ class RawEvents:
         self._markers = landing.markers(source, project)
         self._stray_days: dict[str, dict[str, list[ObjectInfo]]] = {}
         self._current: dict[Hour, RawRecord] = {}
+        self._accepted: list[str] | None = None
         self._bounds = [project.first_hour.key, project.last_hour.key if project.last_hour else None]
 
     def is_complete(self, hour: Hour) -> bool:
@@ -92,6 +102,11 @@ class RawEvents:
         if not force and hour in self._current:
             return self._current[hour]
         record = self.workspace.raw(hour)
+        if not self._reads:
+            if record is None:
+                raise LandingError(f"hour {hour} of {self.project.slug} has not been read yet")
+            self._current[hour] = record
+            return record
         inputs = self._inputs(hour)
         if record is not None:
             frozen = self._vanished(hour, record, inputs)
@@ -103,6 +118,30 @@ class RawEvents:
         record = self._read(hour, inputs, record)
         self._current[hour] = record
         return record
+
+    def is_current(self, hour: Hour) -> bool:
+        """Tell whether the landing has what is on record of ``hour``, or has nothing of it any more.
+
+        Raises:
+            LandingError: Some of its objects have vanished.
+            FrozenHourError: All of them have, and something new would change it.
+        """
+        record = self.workspace.raw(hour)
+        inputs = self._inputs(hour)
+        if record is None:
+            return False
+        if self._vanished(hour, record, inputs):
+            return True
+        return self._judges_as(record) and _seen(record.inputs) == [_seen_now(*item) for item in inputs]
+
+    def seen(self, hour: Hour) -> str:
+        """Return a fingerprint of all that tells what landed in ``hour``, from listings alone."""
+        if self._accepted is None:
+            self._accepted = self.workspace.acceptances()
+        listed = [
+            (info.name, info.size, info.version) for info in [*self._listing.objects(hour), *self._strays_to(hour)]
+        ]
+        return fingerprint(listed, self._accepted, self._bounds)
 
     def recorded(self, hour: Hour) -> RawRecord | None:
         """Return what is on record of ``hour``, as far as that can be read."""

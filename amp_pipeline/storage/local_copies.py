@@ -67,6 +67,10 @@ class LocalCopies(ObjectStore):
             return
         try:
             file = copy.open("rb")
+            if copy.stat().st_size != now.size:
+                # The machine stopped before all of it was on disk.
+                file.close()
+                raise FileNotFoundError
         except OSError:
             yield from self._copied(now, copy)
             return
@@ -81,7 +85,8 @@ class LocalCopies(ObjectStore):
         incoming = copy.with_name(f"{copy.name}.{uuid.uuid4().hex}")
         try:
             _make_room(copy.parent, info.size)
-            file = incoming.open("wb")
+            # Without a buffer, whose rest might find no room only when it is closed.
+            file = incoming.open("wb", buffering=0)
         except OSError:
             # No copy then.
             yield from chunks
@@ -93,8 +98,11 @@ class LocalCopies(ObjectStore):
                     if whole:
                         whole = _written(file.write, chunk)
                     yield chunk
-            if whole and self._store.head(info.name) == info and incoming.stat().st_size == info.size:
-                incoming.replace(copy)
+            if whole and self._store.head(info.name) == info:
+                # Another run may have removed it to make room.
+                with suppress(OSError):
+                    if incoming.stat().st_size == info.size:
+                        incoming.replace(copy)
         finally:
             incoming.unlink(missing_ok=True)
 
@@ -146,10 +154,9 @@ def _make_room(folder: Path, size: int) -> None:
         raise OSError
 
 
-def _written(write: Callable[[bytes], int], chunk: bytes) -> bool:
+def _written(write: Callable[[bytes], int | None], chunk: bytes) -> bool:
     try:
-        write(chunk)
+        return write(chunk) == len(chunk)
     except OSError:
         # The disk is full; the object is read on.
         return False
-    return True

@@ -27,7 +27,7 @@ from amp_pipeline.core.errors import Refusal, StoreError
 from amp_pipeline.core.judging import judge, judge_folder
 from amp_pipeline.core.policy import ACL, ENCRYPT, TAGGING, Place
 from amp_pipeline.fields import S3_SCHEME
-from amp_pipeline.storage.s3_client import connect, refusal_of, sts
+from amp_pipeline.storage.s3_client import connect, refusal_of, sts, without_secrets
 
 _TRIES = 2
 """Enough for a connection that has grown old; who asks for access waits for the answer."""
@@ -303,14 +303,8 @@ class _Bucket:
         return bool(self._begun or self._written)
 
     def _without_secrets(self, outcome: Outcome) -> Outcome:
-        """Return ``outcome`` without what some servers repeat of a request that they refuse."""
-        settings = self._settings
-        for secret in (settings.secret_access_key, settings.external_id):
-            if secret is not None and (text := secret.get_secret_value()):
-                outcome = replace(
-                    outcome, summary=outcome.summary.replace(text, "…"), advice=outcome.advice.replace(text, "…")
-                )
-        return outcome
+        summary, advice = (without_secrets(self._settings, text) for text in (outcome.summary, outcome.advice))
+        return replace(outcome, summary=summary, advice=advice)
 
 
 def _belongs(name: str, setting: str) -> bool:

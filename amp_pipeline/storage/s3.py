@@ -7,17 +7,20 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
+from botocore.parsers import ResponseParserError
 from typing_extensions import override
 from urllib3.exceptions import HTTPError
 
 from amp_pipeline.buckets import S3
-from amp_pipeline.core.errors import ObjectNotFoundError, StoreError
+from amp_pipeline.core.errors import ObjectNotFoundError, Refusal, StoreError
 from amp_pipeline.storage.objects import ObjectInfo, ObjectStore
-from amp_pipeline.storage.s3_client import connect, refusal_of
+from amp_pipeline.storage.s3_client import connect, refusal_of, without_secrets
 
 PART_BYTES = 8 << 20
 """Of a multipart upload, and the most that is written in one request. S3 wants 5 MiB at least and 10,000 at most."""
@@ -29,7 +32,7 @@ _NOT_AS_EXPECTED = (409, 412)
 _NO_UPLOAD = "NoSuchUpload"
 _UNREACHABLE = ("EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError")
 _REST_SECONDS = 60
-_BROKEN = (BotoCoreError, HTTPError, OSError)
+_BROKEN = (BotoCoreError, ResponseParserError, HTTPError, OSError)
 """What reading an answer's body can raise: botocore's own, urllib3's, and the system's."""
 
 
@@ -42,18 +45,22 @@ class S3Store(ObjectStore):
         bucket, _, path = url.removeprefix("s3://").partition("/")
         self._path = f"{path}/" if path else ""
         self._settings = settings
-        self._client = connect(settings)
         self._unreachable: tuple[float, StoreError] | None = None
         self._bucket = {"Bucket": bucket}
         if settings.account is not None:
             self._bucket["ExpectedBucketOwner"] = settings.account
+
+    @cached_property
+    def _client(self) -> Any:
+        # Made when first needed: settings that can't be used are trouble of what is asked for, and of nothing else.
+        return connect(self._settings)
 
     @override
     def is_there(self) -> bool:
         with self._explained("reached", ""):
             try:
                 # Not HeadBucket: who may list below a path alone may not ask for that.
-                self._client.list_objects_v2(**self._bucket, Prefix=self._path, MaxKeys=1)
+                _listing(self._client.list_objects_v2(**self._bucket, Prefix=self._path, MaxKeys=1))
             except ClientError as error:
                 if _status(error) == 404:
                     return False
@@ -68,7 +75,7 @@ class S3Store(ObjectStore):
             for page in pages:
                 found += [
                     ObjectInfo(item["Key"].removeprefix(self._path), item["Size"], item["ETag"])
-                    for item in page.get("Contents", ())
+                    for item in _listing(page).get("Contents", ())
                 ]
         return sorted(found, key=lambda info: info.name)
 
@@ -91,10 +98,10 @@ class S3Store(ObjectStore):
     def age(self, name: str) -> float | None:
         with self._explained("read", name):
             answer = self._head(name)
-        if answer is None:
-            return None
-        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
-        return (now - answer["LastModified"]).total_seconds()
+            if answer is None:
+                return None
+            now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+            return (now - answer["LastModified"]).total_seconds()
 
     @override
     def chunks(self, name: str) -> Iterator[bytes]:
@@ -147,7 +154,8 @@ class S3Store(ObjectStore):
             try:
                 data: bytes = body.read(_READ_BYTES)
             except _BROKEN as error:
-                if last_try:
+                # What does not fit its checksum was handed on already.
+                if last_try or isinstance(error, FlexibleChecksumError):
                     raise
                 raise _BrokenOffError from error
             return data
@@ -169,10 +177,11 @@ class S3Store(ObjectStore):
                 **self._object(name), ChecksumAlgorithm="CRC32", **self._settings.writing
             )
             upload = {**self._object(name), "UploadId": begun["UploadId"]}
+        try:
             if begun["ResponseMetadata"].get("RetryAttempts"):
                 # A try whose answer was lost has begun another upload, that nobody would end.
-                self._abort_uploads(name, but=begun["UploadId"])
-        try:
+                with self._explained("written", name):
+                    self._abort_uploads(name, but=begun["UploadId"])
             parts, size = self._put_parts(name, upload, pieces)
             with self._explained("written", name):
                 self._complete(name, upload, parts, size)
@@ -277,8 +286,8 @@ class S3Store(ObjectStore):
             raise StoreError(f"{self.uri(name)} can't be {done}, as a moment ago: {before}", before.refusal)
         try:
             yield
-        except (ClientError, *_BROKEN) as error:
-            refusal = refusal_of(error)
+        except (ClientError, *_BROKEN, KeyError) as error:
+            refusal = self._without_secrets(_no_s3(error) if isinstance(error, KeyError) else refusal_of(error))
             told = StoreError(
                 f"{self.uri(name)} can't be {done}: {refusal.operation or 'the request'} failed with {refusal.code}"
                 f"{f' (HTTP {refusal.status})' if refusal.status else ''}: {refusal.message}; "
@@ -287,11 +296,26 @@ class S3Store(ObjectStore):
             )
             if refusal.code in _UNREACHABLE:
                 self._unreachable = time.monotonic() + _REST_SECONDS, told
-            raise told from error
+            # What is chained is printed too.
+            raise told from (error if refusal.message in str(error) else None)
+
+    def _without_secrets(self, refusal: Refusal) -> Refusal:
+        return replace(refusal, message=without_secrets(self._settings, refusal.message))
 
 
 _AS_GIVEN = {"MetadataDirective": "REPLACE", "TaggingDirective": "REPLACE"}
 """Nothing of how the source was written is taken over."""
+
+
+def _listing(page: dict[str, Any]) -> dict[str, Any]:
+    """Return ``page`` where it is one: of any other XML, like a page of a proxy, botocore makes one of no objects."""
+    if not page.keys() & {"IsTruncated", "KeyCount", "Name"}:
+        raise ResponseParserError("the answer is no listing")
+    return page
+
+
+def _no_s3(error: KeyError) -> Refusal:
+    return Refusal(operation="", code=ResponseParserError.__name__, message=f"the answer lacks {error}")
 
 
 class _BrokenOffError(Exception):

@@ -16,7 +16,7 @@ import boto3
 import botocore.session
 from botocore.config import Config
 from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from botocore.loaders import Loader, create_loader
 
 from amp_pipeline.buckets import S3
@@ -107,6 +107,9 @@ def _descriptions() -> Loader:
 
 def _in_role(own: boto3.Session, settings: S3) -> boto3.Session:
     """Return a session of a role, whose credentials are fetched when first needed and again before they expire."""
+    credentials = own.get_credentials()
+    if credentials is None:
+        raise NoCredentialsError
     asked = {"RoleSessionName": _ROLE_SESSION}
     if settings.external_id is not None:
         asked["ExternalId"] = settings.external_id.get_secret_value()
@@ -118,7 +121,7 @@ def _in_role(own: boto3.Session, settings: S3) -> boto3.Session:
             config=config_of(settings),
             **{key: value for key, value in keys.items() if key.startswith("aws_")},
         ),
-        source_credentials=own.get_credentials(),
+        source_credentials=credentials,
         role_arn=settings.role,
         extra_args=asked,
     )
@@ -129,6 +132,14 @@ def _in_role(own: boto3.Session, settings: S3) -> boto3.Session:
         method="assume-role", refresh_using=fetcher.fetch_credentials
     )
     return boto3.Session(botocore_session=session)
+
+
+def without_secrets(settings: S3, text: str) -> str:
+    """Return ``text`` without what some servers repeat of a request that they refuse."""
+    for secret in (settings.secret_access_key, settings.external_id):
+        if secret is not None and (value := secret.get_secret_value()):
+            text = text.replace(value, "…")
+    return text
 
 
 def refusal_of(error: BaseException) -> Refusal:

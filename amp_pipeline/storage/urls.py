@@ -14,9 +14,6 @@ def open_store(url: str, s3: S3 | None = None) -> ObjectStore:
     Args:
         url: An absolute folder path, or ``s3://bucket/path``.
         s3: How the bucket is reached and written; as boto3 finds it by itself if not given.
-
-    Raises:
-        StoreError: The settings name an AWS profile that there is not.
     """
     if url.startswith(S3_SCHEME):
         # boto3 takes 0.2 s to import, for nothing where there are only folders.

@@ -85,6 +85,17 @@ def widened(known: TimeRange | None, times: npt.NDArray[np.int64]) -> TimeRange 
     return TimeRange(min(first, known.first), max(last, known.last)) if known else TimeRange(first, last)
 
 
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """How the events of an hour differ from those that were there before."""
+
+    before: str
+    """Fingerprint of the record before this one."""
+    added: int
+    """Lines that were not there before."""
+    removed: int
+    """Lines that are there no more."""
+
+
 class DedupedRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What is left of an hour without its repeats."""
 
@@ -107,6 +118,10 @@ class DedupedRecord(msgspec.Struct, frozen=True, kw_only=True):
     event_types: dict[str, int]
     event_time: TimeRange | None
     server_upload_time: TimeRange | None
+    inputs_as: str = ""
+    """Fingerprint of what landed alone; empty in records of before this was kept."""
+    change: Change | None = None
+    """What the last writing changed; None for the first."""
 
     @property
     def rows(self) -> int:
@@ -191,6 +206,10 @@ class LogEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     before: dict[str, int]
     """Rows delivered before: events, merged_ids."""
     after: dict[str, int]
+    lines_added: int | None = None
+    """Lines of the hour's deduplicated events that late data added, filters aside; None where that is not known."""
+    lines_removed: int | None = None
+    """Lines that late data made repeats of earlier ones, or that landed no more."""
     manifest_sha256: str
     files_written: list[str] = msgspec.field(default_factory=list[str])
     files_deleted: list[str] = msgspec.field(default_factory=list[str])

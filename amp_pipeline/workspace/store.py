@@ -317,6 +317,10 @@ class ProjectStore(HourStore):
         """Tell whether a landing object was ever accepted, whatever its bytes."""
         return bool(self.store.find(self.acceptance(landing_object, "").removesuffix(".json")))
 
+    def acceptances(self) -> list[str]:
+        """Return the names of all records that an object was accepted."""
+        return [info.name for info in self.store.find(f"{self.folder}/accepted/")]
+
     def acceptance(self, landing_object: str, digest: str) -> str:
         """Return the name of the record that an object was accepted."""
         return f"{self.folder}/accepted/{sha256(landing_object.encode())[:16]}-{digest[:16]}.json"

@@ -216,3 +216,16 @@ def test_ranges_are_those_of_the_events_that_are_kept():
     assert record.event_time is not None
     assert record.server_upload_time.first == record.server_upload_time.last == ZERO.start_us + 5
     assert record.event_time.first == record.event_time.last
+
+
+def test_a_record_tells_what_late_data_added_and_removed():
+    trial = Trial()
+    trial.land(object_name(ZERO), click(10), click(20, "b"))
+    assert trial.deduped(ZERO).change is None
+    first = trial.deduped(ZERO).fingerprint
+    # Its 10 comes earlier now, so the old line with this identity is a repeat, and one more is new.
+    trial.land(object_name(ZERO, 1), click(5), click(30, "c"))
+    change = trial.deduped(ZERO).change
+    assert change is not None
+    assert (change.before, change.added, change.removed) == (first, 2, 1)
+    assert trial.deduped(ZERO, force=True).change == change
