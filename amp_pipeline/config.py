@@ -57,6 +57,16 @@ class Landing(_Model):
     merged_ids: str = Field(
         default=layout.MERGED_IDS, description="Names of merged-id objects, with {org} for the organization."
     )
+    grace: DurationField | None = Field(
+        default=None,
+        description="How long after its end an hour without a complete marker is delivered with what has landed; 1h "
+        "where the source has no markers, 24h where it has, if not given. What lands later heals by itself.",
+    )
+
+    @property
+    def patience(self) -> timedelta:
+        """How long after its end an hour without a complete marker is waited for."""
+        return self.grace or timedelta(hours=1 if self.complete is None else 24)
 
     @field_validator("events", "complete", "merged_ids")
     @classmethod
@@ -128,6 +138,16 @@ class Delivery(_Model):
     enabled: bool = Field(
         default=True, description="Switch off to stop delivering; nothing that was delivered is touched."
     )
+    first_hour: HourField | None = Field(
+        default=None,
+        description="First hour to deliver by itself; the project's first hour if not given. Earlier hours can be "
+        "backfilled by hand.",
+    )
+    catch_up: DurationField = Field(
+        default=timedelta(hours=24),
+        description="Switched on again, it delivers by itself the hours that it missed in this time; earlier ones are "
+        "named as a backfill.",
+    )
     owner: OwnerField | None = Field(default=None, description="Who made it: e-mail address, or team:name.")
     alerts: RecipientsField = Recipients()
 
@@ -170,6 +190,11 @@ class Project(_Model):
         default=Parts(), description="Where files are cut; a delivery without its own size copies these files."
     )
     deliveries: tuple[Delivery, ...] = Field(default=(), description="Where the events go.")
+    automatic: bool = Field(
+        default=True,
+        description="Deliver hours by themselves once they are ready, and again when late data changes them; switch "
+        "off to deliver by hand alone.",
+    )
     alerts: RecipientsField = Recipients()
 
     @model_validator(mode="after")

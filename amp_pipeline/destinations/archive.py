@@ -25,6 +25,9 @@ from amp_pipeline.storage.objects import ObjectStore
 from amp_pipeline.workspace.records import DedupedRecord, DeliveryState, LogEntry, MergedRecord
 from amp_pipeline.workspace.store import DeliveryStore, sha256
 
+_UNSEEN = {"enabled", "s3", "owner", "alerts", "first_hour", "catch_up"}
+"""Fields of a delivery that decide about nothing that its readers see: a change of them writes no hour again."""
+
 
 @dataclass(frozen=True)
 class By:
@@ -73,18 +76,26 @@ class Archive:
         self._project = project
         self._delivery = delivery
         self._planner = Planner(organization, project, delivery, self.names, workspace)
-        self._settings = fingerprint(
-            # How the bucket is reached, and who is told, is nothing that its readers see.
-            delivery.model_dump(mode="json", exclude={"enabled", "s3", "owner", "alerts"}),
+        self.settings = fingerprint(
+            delivery.model_dump(mode="json", exclude=_UNSEEN),
             project.slug,
             organization.slug,
         )
         self._owned = False
 
-    def fingerprint(self, events: DedupedRecord, merged: MergedRecord | None) -> str:
-        """Return the digest of all that decides about the bytes of an hour."""
+    def only_settings_changed(self, hour: Hour, events: DedupedRecord, merged: MergedRecord | None) -> bool:
+        """Tell whether a delivered hour is not as it is to be for nothing but the settings of the delivery."""
+        state = self.state.state(hour)
+        return (
+            state is not None
+            and state.settings != self.settings
+            and state.fingerprint == self.fingerprint(events, merged, state.settings)
+        )
+
+    def fingerprint(self, events: DedupedRecord, merged: MergedRecord | None, settings: str = "") -> str:
+        """Return the digest of all that decides about the bytes of an hour, by other ``settings`` where given."""
         return fingerprint(
-            self._settings,
+            settings or self.settings,
             [(part.sha256, part.rows) for part in events.parts],
             events.landed,
             events.quarantined,
@@ -198,7 +209,7 @@ class Archive:
                 format=FORMAT,
                 hour=hour.key,
                 fingerprint=decided,
-                settings=self._settings,
+                settings=self.settings,
                 manifest_sha256=sha256(data),
                 files=files,
                 rows=rows,
@@ -302,7 +313,7 @@ class Archive:
             return "forced"
         if state.fingerprint == decided:
             return "repair"
-        return "late data" if state.settings == self._settings else "settings"
+        return "late data" if state.settings == self.settings else "settings"
 
     @property
     def _label(self) -> str:
