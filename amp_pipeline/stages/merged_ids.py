@@ -55,7 +55,7 @@ class MergedIds:
         Raises:
             LandingError: A landed merged-id object is damaged.
         """
-        here = self.collect(hour)
+        here = self.collect(hour, force=force)
         window = self._window(hour)
         before = self.workspace.merged(hour)
         merges = self.merges(hour, here.pairs)
@@ -100,9 +100,14 @@ class MergedIds:
         kept = merged_ids.drop_repeats(merges, self.earlier(window)) if merges else []
         return _decided(here, merges, kept) != record.fingerprint
 
-    def collect(self, hour: Hour) -> PairsRecord:
-        """Return what landed or was made in ``hour``, repeats included."""
-        if hour in self._current:
+    def seen(self, hour: Hour) -> str:
+        """Return a fingerprint of the merged-id objects that landed in ``hour``, from listings alone."""
+        objects = (info for _, listing in self._listings.values() for info in listing.objects(hour))
+        return fingerprint([(info.name, info.size, info.version) for info in objects])
+
+    def collect(self, hour: Hour, *, force: bool = False) -> PairsRecord:
+        """Return what landed or was made in ``hour``, repeats included, read again even if nothing seems to change."""
+        if hour in self._current and not force:
             return self._current[hour]
         before = self.workspace.load("pairs", hour, PairsRecord)
         objects = [(store, info) for store, listing in self._listings.values() for info in listing.objects(hour)]
@@ -123,10 +128,12 @@ class MergedIds:
             elif before is not None and project in before.made:
                 made[project] = before.made[project]
         seen = [(info.name, info.size, info.version) for _, info in objects]
-        if before is not None and _vanished(before, [name for name, _, _ in seen]):
+        gone = before is not None and _vanished(before, [name for name, _, _ in seen])
+        if before is not None and gone:
             seen = [(item.object, item.size, item.version) for item in before.inputs]
         if (
             before is not None
+            and not (force and not gone)
             and seen == [(item.object, item.size, item.version) for item in before.inputs]
             and before.made == made
         ):

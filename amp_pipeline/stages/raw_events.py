@@ -126,13 +126,25 @@ class RawEvents:
             LandingError: Some of its objects have vanished.
             FrozenHourError: All of them have, and something new would change it.
         """
-        record = self.workspace.raw(hour)
-        inputs = self._inputs(hour)
+        # Where nothing is read, all that is told of an hour is told of the same record.
+        record = self._current.get(hour) if not self._reads else None
+        record = record or self.workspace.raw(hour)
         if record is None:
             return False
+        if not self._reads:
+            self._current[hour] = record
+        inputs = self._inputs(hour)
         if self._vanished(hour, record, inputs):
             return True
         return self._judges_as(record) and _seen(record.inputs) == [_seen_now(*item) for item in inputs]
+
+    def list(self, hour: Hour) -> None:
+        """List the landing of the hour's day, so that what is wrong with the landing itself shows.
+
+        Raises:
+            StoreError: It can't be listed.
+        """
+        self._listing.objects(hour)
 
     def seen(self, hour: Hour) -> str:
         """Return a fingerprint of all that tells what landed in ``hour``, from listings alone."""

@@ -1,0 +1,444 @@
+"""Which hours of a project are to be run now: what the hour sensor does at each tick, without Dagster.
+
+Nothing is remembered that could not be found out again: an hour that was asked for and is not done is asked for again,
+whatever has died in between. Each tick looks at the last days, at days known to have something left to do, and at some
+of all others in turn, so its work does not grow with the history.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Protocol
+
+import msgspec
+
+from amp_pipeline.config import Delivery, Project
+from amp_pipeline.core.due import MOST_ATTEMPTS, Candidate, is_ready, together, wait_after
+from amp_pipeline.core.errors import AmpError
+from amp_pipeline.core.fingerprint import fingerprint
+from amp_pipeline.core.hours import Hour, between
+from amp_pipeline.needs import RAW_EVENTS, Judge, Needs
+from amp_pipeline.run import OrganizationRun
+from amp_pipeline.workspace.ledger import Day, Entry, Ledger, Schedule, Schedules
+
+RECENT_DAYS = 8
+"""Looked at by each tick: as long as the usual window, and a day."""
+
+SWEEP_DAYS = 16
+"""Of the days before, so many are looked at by each tick: ten years of them in 228 ticks."""
+
+PENDING_DAYS = 32
+"""Days with something left to do that are looked at by each tick; those beyond are found again by the sweep."""
+
+SECONDS = 20.0
+"""After which a tick leaves the rest to the next one. Dagster gives a tick 60 s."""
+
+RUNS_AT_ONCE = 4
+"""Runs that a project may have asked for and that are not done; hours that ended a short time ago aside."""
+
+LIVE = timedelta(hours=24)
+
+LOST_AFTER = timedelta(minutes=2)
+"""A request that Dagster knows no run of was lost with the tick that made it."""
+
+MANY_LATE = 200
+"""Delivered hours that change at the same time; people are told."""
+
+
+class Running(Protocol):
+    """What Dagster is doing for a project."""
+
+    hours: Collection[Hour]
+    """Hours of runs that are not done, whoever asked for them."""
+    requests: int
+    """How many of them the sensor asked for."""
+
+    def knows(self, request: str) -> bool:
+        """Tell whether there is, or was, a run of a request."""
+        ...
+
+
+class Cursor(msgspec.Struct, frozen=True, kw_only=True):
+    """What a tick leaves to the next one."""
+
+    format: int = 1
+    sweep: str = ""
+    """The day that the sweep goes on with."""
+    pending: tuple[str, ...] = ()
+    """Days with something left to do."""
+
+    @classmethod
+    def decode(cls, text: str | None) -> Cursor:
+        """Return the cursor that was written as ``text``; a new one where that can't be read."""
+        try:
+            found = msgspec.json.decode(text, type=cls) if text else cls()
+            for day in (*filter(None, [found.sweep]), *found.pending):
+                date.fromisoformat(day)
+        except (msgspec.MsgspecError, ValueError):
+            return cls()
+        return found if found.format == cls().format else cls()
+
+    def encode(self) -> str:
+        """Return it as text."""
+        return msgspec.json.encode(self).decode()
+
+
+@dataclass(frozen=True)
+class Request:
+    """A run that is asked for."""
+
+    key: str
+    hours: tuple[Hour, ...]
+    """Consecutive."""
+    what: tuple[str, ...]
+    why: str
+    live: bool
+    late: bool
+    forced: bool
+
+
+@dataclass
+class Tick:
+    """What came of a tick."""
+
+    cursor: Cursor
+    requests: list[Request] = field(default_factory=list[Request])
+    settled: int = 0
+    running: int = 0
+    waiting: int = 0
+    """Hours whose bucket can't be reached, or that wait for their next attempt."""
+    late: int = 0
+    """Hours that late data changes."""
+    given_up: list[Hour] = field(default_factory=list[Hour])
+    trouble: str = ""
+    """Why the landing could not be listed."""
+
+    @property
+    def said(self) -> str:
+        """For people."""
+        if self.trouble:
+            return self.trouble
+        asked = sum(len(request.hours) for request in self.requests)
+        counts = [
+            (asked, "1 hour was asked for", "{} hours were asked for"),
+            (self.running, "1 hour is running", "{} hours are running"),
+            (self.waiting, "1 hour waits", "{} hours wait"),
+            (len(self.given_up), "1 hour was given up", "{} hours were given up"),
+        ]
+        said = [one if count == 1 else more.format(count) for count, one, more in counts if count]
+        return "; ".join(said) or "every ready hour is delivered"
+
+
+class _LandingError(Exception):
+    """The landing can't be listed."""
+
+
+@dataclass
+class _Visit:
+    """A day that a tick looks at."""
+
+    day: date
+    known: Day
+    version: str | None
+    changed: bool = False
+    is_left: bool = False
+
+    def set(self, hour: Hour, entry: Entry) -> None:
+        self.known.hours[hour.key] = entry
+        self.changed = True
+
+
+class Scheduler:
+    """One tick of a project's hour sensor."""
+
+    def __init__(
+        self,
+        run: OrganizationRun,
+        project: Project,
+        now: datetime,
+        running: Running,
+        *,
+        unreachable: Collection[str] = (),
+        hours_a_run: int = 24,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Look at the hours of ``project`` as things are ``now``.
+
+        Args:
+            run: Of the organization, wired so that it reads no landing.
+            project: Of the organization.
+            now: The time, aware.
+            running: What Dagster is doing.
+            unreachable: Names of deliveries whose bucket is known not to be reached.
+            hours_a_run: Most hours that one run is asked for.
+            clock: Seconds, for the time that a tick may take.
+        """
+        self._run = run
+        self._one = run.projects[project.slug]
+        self._project = project
+        self._now = now
+        self._running = running
+        self._unreachable = unreachable
+        self._hours_a_run = hours_a_run
+        self._clock = clock
+        self._ledger = Ledger(run.workspace, run.organization.id, project.id)
+        self._visits: dict[date, _Visit] = {}
+        self._judged: set[Hour] = set()
+        self._doubts: dict[int, dict[Hour, str]] = {}
+        self._candidates: list[Candidate] = []
+
+    def tick(self, cursor: Cursor) -> Tick:
+        """Return the runs to ask for, which are in the ledger by then.
+
+        Raises:
+            AmpError: The workspace can't be read or written.
+        """
+        end = Hour.of(self._now) + -1
+        last = min(end, self._project.last_hour or end)
+        if last < self._project.first_hour:
+            return Tick(cursor)
+        self._judge = Judge(self._run, self._project.slug, self._scheduled(), self._unreachable)
+        tick = Tick(cursor)
+        try:
+            tick.cursor = self._look(cursor, last, tick)
+        except _LandingError as error:
+            # What was found so far is kept.
+            tick.trouble = str(error)
+        groups = self._chosen(tick)
+        requests = [self._ask(group) for group in groups]
+        self._doubt()
+        saved = self._save()
+        tick.requests = [request for request in requests if all(saved.get(hour.date, True) for hour in request.hours)]
+        return tick
+
+    def _look(self, cursor: Cursor, last: Hour, tick: Tick) -> Cursor:
+        """Look at days until the time is up; return where the next tick goes on."""
+        began = self._clock()
+        first_day, last_day = self._project.first_hour.date, last.date
+        recent = max(first_day, last_day - timedelta(days=RECENT_DAYS - 1))
+        for day in _days(recent, last_day):
+            self._visit(day, last, tick)
+        pending = [day for day in map(date.fromisoformat, cursor.pending) if first_day <= day < recent]
+        left = set(pending)
+        for day in pending:
+            if self._clock() - began > SECONDS:
+                break
+            self._visit(day, last, tick)
+        sweep = date.fromisoformat(cursor.sweep) if cursor.sweep else first_day
+        for _ in range(min(SWEEP_DAYS, (recent - first_day).days)):
+            if self._clock() - began > SECONDS or len(left) >= PENDING_DAYS:
+                break
+            sweep = sweep if first_day <= sweep < recent else first_day
+            if sweep not in self._visits:
+                self._visit(sweep, last, tick)
+                left.add(sweep)
+            sweep += timedelta(days=1)
+        done = {visit.day for visit in self._visits.values() if not visit.is_left}
+        kept = sorted(left - done)[:PENDING_DAYS]
+        return Cursor(sweep=sweep.isoformat(), pending=tuple(day.isoformat() for day in kept))
+
+    def _visit(self, day: date, last: Hour, tick: Tick) -> None:
+        known, version = self._ledger.day(day)
+        visit = self._visits[day] = _Visit(day, known, version)
+        start = Hour.parse(f"{day.isoformat()}-00:00")
+        for hour in between(max(start, self._project.first_hour), min(start + 23, last)):
+            entry = known.entry(hour)
+            content = self._content(hour)
+            if entry.settled == content and not entry.doubt:
+                continue
+            visit.is_left = True
+            if hour in self._running.hours:
+                tick.running += 1
+                continue
+            self._look_at(hour, entry, content, visit, tick)
+
+    def _content(self, hour: Hour) -> str:
+        try:
+            self._one.raw.list(hour)
+        except AmpError as error:
+            raise _LandingError(str(error)) from None
+        return self._judge.content(hour)
+
+    def _look_at(self, hour: Hour, entry: Entry, content: str, visit: _Visit, tick: Tick) -> None:
+        needs = self._judge.needs(hour, forced=entry.forced)
+        self._judged.add(hour)
+        if needs.nothing:
+            self._settle(hour, entry, content, visit)
+            tick.settled += 1
+            return
+        if not self._is_ready(hour):
+            return
+        tick.late += needs.why not in ("", "first")
+        asked_for = fingerprint(content, needs.what, entry.doubt, entry.forced)
+        if entry.content != asked_for:
+            entry = msgspec.structs.replace(entry, content=asked_for, attempt=0, request="")
+        if not needs.what or self._waits(entry):
+            tick.waiting += 1
+        elif entry.attempt >= MOST_ATTEMPTS and RAW_EVENTS in needs.what:
+            tick.given_up.append(hour)
+        else:
+            visit.known.hours[hour.key] = entry
+            self._candidates.append(self._candidate(hour, entry, needs))
+
+    def _candidate(self, hour: Hour, entry: Entry, needs: Needs) -> Candidate:
+        live = self._now - (hour + 1).start < LIVE
+        alone = entry.attempt > 0 and RAW_EVENTS in needs.what and not self._is_read(hour)
+        return Candidate(hour, needs.why, needs.what, live=live, alone=alone, forced=entry.forced)
+
+    def _is_read(self, hour: Hour) -> bool:
+        try:
+            return self._one.raw.is_current(hour)
+        except AmpError:
+            return False
+
+    def _is_ready(self, hour: Hour) -> bool:
+        source = self._project.source
+        was_done = self._one.workspace.has_record("deduped", hour)
+        marked = source.complete is not None and self._one.raw.is_complete(hour)
+        return is_ready(hour, complete=was_done or marked, patience=source.patience, now=self._now)
+
+    def _waits(self, entry: Entry) -> bool:
+        """Tell whether an hour that was asked for has to wait before it is asked for again."""
+        if not entry.request:
+            return False
+        age = self._now - datetime.fromtimestamp(entry.asked_at, self._now.tzinfo)
+        if age < timedelta():
+            # The clock has gone back.
+            return False
+        lost = not self._running.knows(entry.request)
+        return age < (LOST_AFTER if lost else wait_after(entry.attempt))
+
+    def _settle(self, hour: Hour, entry: Entry, content: str, visit: _Visit) -> None:
+        # Without any reading this is the record that other hours were judged by in this tick.
+        raw = self._one.raw.land(hour)
+        record = self._one.workspace.deduped(hour)
+        merges = fingerprint(raw.made_merges, self._run.merged.seen(hour))
+        later = Entry(
+            settled=content,
+            keys=raw.keys,
+            merges=merges,
+            asked=entry.asked,
+            request=entry.request,
+            why=entry.why,
+            asked_at=entry.asked_at,
+            events=record.rows if record else 0,
+            bytes=sum(part.bytes for part in record.parts) if record else 0,
+            unpacked_bytes=sum(part.unpacked_bytes for part in record.parts) if record else 0,
+        )
+        visit.set(hour, later)
+        if later.keys != entry.keys:
+            self._doubt_later(self._project, hour + 1, hour, self._project.dedupe.window)
+        if entry.merges and merges != entry.merges:
+            for project in self._run.organization.projects:
+                self._doubt_later(project, hour, hour, self._run.organization.merged_ids_window)
+        if entry.settled != content:
+            for key in raw.strays_out:
+                self._doubts.setdefault(self._project.id, {})[Hour.parse(key)] = f"strays in hour {hour}"
+
+    def _doubt_later(self, project: Project, first: Hour, changed: Hour, window: timedelta) -> None:
+        hours = -(-window // timedelta(hours=1))
+        for hour in between(first, changed + hours):
+            if (project.id, hour) != (self._project.id, changed):
+                self._doubts.setdefault(project.id, {}).setdefault(hour, f"late data in hour {changed}")
+
+    def _chosen(self, tick: Tick) -> list[Sequence[Candidate]]:
+        room = max(0, RUNS_AT_ONCE - self._running.requests)
+        chosen: list[Sequence[Candidate]] = []
+        for group in together(self._candidates, self._hours_a_run):
+            if len(chosen) < room or (group[0].live and len(chosen) < RUNS_AT_ONCE):
+                chosen.append(group)
+            else:
+                tick.waiting += len(group)
+        return chosen
+
+    def _ask(self, group: Sequence[Candidate]) -> Request:
+        entries = [self._visits[one.hour.date].known.entry(one.hour) for one in group]
+        numbers = [(one.hour.key, entry.asked + 1) for one, entry in zip(group, entries, strict=True)]
+        key = f"{self._project.id}-{group[0].hour.key}-{len(group)}-{fingerprint(numbers)[:12]}"
+        for one, entry in zip(group, entries, strict=True):
+            lost = entry.request and not self._running.knows(entry.request)
+            self._visits[one.hour.date].set(
+                one.hour,
+                msgspec.structs.replace(
+                    entry,
+                    asked=entry.asked + 1,
+                    attempt=max(1, entry.attempt) if lost else entry.attempt + 1,
+                    asked_at=self._now.timestamp(),
+                    request=key,
+                    why=entry.doubt or one.why,
+                ),
+            )
+        first = group[0]
+        return Request(
+            key, tuple(one.hour for one in group), first.what, first.why, first.live, first.is_late, first.forced
+        )
+
+    def _doubt(self) -> None:
+        """Write down which hours have to be looked at again; before what they follow from is called settled."""
+        for project, doubts in self._doubts.items():
+            by_day: dict[date, dict[Hour, str]] = {}
+            for hour, why in doubts.items():
+                if project != self._project.id or hour not in self._judged:
+                    by_day.setdefault(hour.date, {})[hour] = why
+            for day, hours in by_day.items():
+                visit = self._visits.get(day) if project == self._project.id else None
+                if visit is not None:
+                    visit.changed |= _doubted(visit.known, hours)
+                else:
+                    ledger = Ledger(self._run.workspace, self._run.organization.id, project)
+                    ledger.change(day, lambda known, hours=hours: _doubted(known, hours))
+
+    def _save(self) -> dict[date, bool]:
+        """Write the days that changed, the latest first: doubts of later hours before what they follow from."""
+        saved: dict[date, bool] = {}
+        for day in sorted(self._visits, reverse=True):
+            visit = self._visits[day]
+            if visit.changed:
+                saved[day] = self._ledger.save(day, visit.known, visit.version)
+                if not saved[day]:
+                    # Another tick is at work; what this one found out of earlier days is left to it.
+                    return dict.fromkeys(self._visits, False) | saved
+        return saved
+
+    def _scheduled(self) -> Mapping[str, Schedule]:
+        """Return which hours of the deliveries wait for a backfill by hand, after noting which are on and off now."""
+        known, version = self._ledger.schedules()
+        now = {
+            name: self._switched(known.deliveries.get(name, Schedule()), delivery)
+            for name, delivery in self._deliveries(known.deliveries)
+        }
+        if now != known.deliveries:
+            self._ledger.save_schedules(Schedules(deliveries=now), version)
+        return now
+
+    def _deliveries(self, known: Iterable[str]) -> Iterable[tuple[str, Delivery | None]]:
+        configured = {delivery.name: delivery for delivery in self._project.deliveries}
+        return [(name, configured.get(name)) for name in sorted({*known, *configured})]
+
+    def _switched(self, schedule: Schedule, delivery: Delivery | None) -> Schedule:
+        this = Hour.of(self._now)
+        if delivery is None or not delivery.enabled:
+            return schedule if schedule.off_since else msgspec.structs.replace(schedule, off_since=this.key)
+        if not schedule.off_since:
+            return schedule
+        off, caught_up = Hour.parse(schedule.off_since), Hour.of(self._now - delivery.catch_up)
+        missed = ((off.key, (caught_up + -1).key),) if off < caught_up else ()
+        return Schedule(missed=(*schedule.missed, *missed))
+
+
+def _doubted(known: Day, doubts: Mapping[Hour, str]) -> bool:
+    changed = False
+    for hour, why in doubts.items():
+        entry = known.entry(hour)
+        # Others are looked at anyhow.
+        if entry.is_settled:
+            known.hours[hour.key] = msgspec.structs.replace(entry, doubt=why)
+            changed = True
+    return changed
+
+
+def _days(first: date, last: date) -> list[date]:
+    return [first + timedelta(days=number) for number in range((last - first).days + 1)]
