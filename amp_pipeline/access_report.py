@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from amp_pipeline.buckets import S3
 from amp_pipeline.config import Delivery, Organization, Project
 from amp_pipeline.core import policy
-from amp_pipeline.core.access import KINDS, Outcome
+from amp_pipeline.core.access import KINDS, Outcome, policy_named
 from amp_pipeline.core.errors import ConfigError
 from amp_pipeline.core.policy import Place
 from amp_pipeline.fields import S3_SCHEME
@@ -71,8 +71,9 @@ def told(target: Target, outcome: Outcome) -> Iterator[str]:
     yield f"  {outcome.advice}"
     if outcome.statement is not None:
         yield ""
-        yield f"  Statement for the {outcome.policy}:"
+        yield f"  Statement for {policy_named(outcome.policy, outcome.principal)}:"
         yield from _indented(outcome.statement)
+    yield ""
 
 
 def documents(place: Place, principal: str, account: str) -> list[Document]:
@@ -103,10 +104,10 @@ def documents(place: Place, principal: str, account: str) -> list[Document]:
     if place.role:
         found += _assuming(place, policy.identity(principal))
     found.append(Document(f"Inline policy of the {kind} {writer}", policy.role_policy(place)))
-    why = f"in the account {owner}, which is not that of who writes" if other else "only what TLS doesn't protect"
+    does = f"in the account {owner}, which is not that of who writes" if other else "it only forbids plain HTTP"
     found.append(
         Document(
-            f"Bucket policy of {place.bucket} ({why}); add the statements to those it has",
+            f"Bucket policy of {place.bucket} ({does}); add the statements to those it has",
             policy.bucket_policy(place, writer if other else ""),
         )
     )

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from amp_pipeline.fields import DurationField
+from amp_pipeline.fields import DurationField, is_address
 
 TEAM = "team:"
 
@@ -145,9 +145,9 @@ class Alerts(Recipients):
     def _is_address(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        if not is_address(value):
             raise ValueError("write an address like https://dagster.example.com")
+        parts = urlsplit(value)
         if parts.username or parts.password:
             raise ValueError("leave credentials out of the address; it stands in every alert")
         return value.rstrip("/")

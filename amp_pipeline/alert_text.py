@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from amp_pipeline.core.access import policy_named
 from amp_pipeline.core.alerts import Message, Trouble
 from amp_pipeline.core.hours import Hour
 
@@ -30,6 +31,16 @@ _TITLES = {
     ("watch", "changed"): "is not at work, now for another reason",
     ("watch", "reminder"): "is still not at work",
     ("watch", "recovered"): "is at work again",
+    ("audit", "first"): "does not agree with its source",
+    ("audit", "again"): "does not agree with its source again",
+    ("audit", "changed"): "does not agree with its source",
+    ("audit", "reminder"): "still does not agree with its source",
+    ("audit", "recovered"): "agrees with its source again",
+    ("late data", "first"): "changes many hours that were delivered",
+    ("late data", "again"): "changes many hours that were delivered again",
+    ("late data", "changed"): "changes many hours that were delivered",
+    ("late data", "reminder"): "still changes many hours that were delivered",
+    ("late data", "recovered"): "has been delivered with the hours that it changed",
 }
 
 
@@ -146,10 +157,10 @@ def _hours(trouble: Trouble) -> _Facts:
 
 
 def _where_to_paste(trouble: Trouble) -> str:
-    return f"The statement to add to the {trouble.policy or 'policy'}:"
+    return f"The statement to add to {policy_named(trouble.policy, trouble.principal)}:"
 
 
-def _waiting(hours: Sequence[Hour] | None) -> str:
+def _waiting(hours: Sequence[Hour] | Sequence[str] | None) -> str:
     if hours is None:
         return ""
     if not hours:
@@ -164,7 +175,7 @@ def _failed(message: Message, about: About) -> str:
     if message.trouble.source != "access":
         return ""
     waiting = {hour.key for hour in about.waiting or ()}
-    failed = [Hour.parse(key) for key in sorted(message.trouble.hours) if key not in waiting]
+    failed = [key for key in sorted(message.trouble.hours) if key not in waiting]
     return _waiting(failed) if failed else ""
 
 

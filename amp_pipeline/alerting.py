@@ -22,6 +22,12 @@ from amp_pipeline.run import OrganizationRun, undelivered_hours
 
 _LONGEST_WHAT = 500
 
+LANDING, LATE_DATA = "landing", "late data"
+"""What of a project an alert may be about, beside its assets."""
+
+_SURE = ("watch", "audit", "late data")
+"""What was seen from there was seen more than once already."""
+
 
 class Memory(Protocol):
     """Where states are kept: the workspace, or for the workspace itself somewhere else."""
@@ -51,12 +57,15 @@ class Subject:
     project: Project | None = None
     delivery: Delivery | None = None
     what: str = ""
-    """The asset, where it is no delivery; ``workspace``; ``dagster``."""
+    """The asset, where it is no delivery; ``landing`` or ``late data`` of a project; ``workspace``; ``dagster``."""
+    audited: bool = False
+    """Whether it is about what an audit finds in a delivery, which has nothing to do with its bucket being reached."""
 
     @property
     def key(self) -> str:
         """What its state is called in the workspace."""
-        return "-".join(filter(None, (self.project and str(self.project.id), self._noun)))
+        noun = self._noun.replace(" ", "_")
+        return "-".join(filter(None, (self.project and str(self.project.id), noun, "audit" * self.audited)))
 
     @property
     def name(self) -> str:
@@ -72,6 +81,8 @@ class Subject:
         """Of the bucket."""
         if self.delivery is not None:
             return self.delivery.url
+        if self.project is not None and self.what == LANDING:
+            return self.project.source.url
         return self.organization.workspace if self.what == "workspace" else ""
 
     @property
@@ -79,6 +90,8 @@ class Subject:
         """Path of its asset in Dagster; empty where there is none."""
         if self.project is None:
             return f"{self.organization.slug}/{self.what}" if self.what == "merged_ids" else ""
+        if self.what in (LANDING, LATE_DATA):
+            return f"{self.project.slug}/raw_events"
         return "/".join([self.project.slug, self._noun, *(["manifest"] if self.delivery else [])])
 
     def everybody(self) -> list[Told]:
@@ -156,6 +169,10 @@ class Alerting:
 
         return self._change_and_send(subject, changed)
 
+    def send_again(self, subject: Subject) -> dict[str, str]:
+        """Try a message again that did not arrive, where there is one, as :meth:`saw`."""
+        return self._change_and_send(subject, lambda state: state)
+
     def failed(
         self, subject: Subject, hours: Mapping[str, FailedHour], tried: Callable[[], Trouble | None]
     ) -> dict[str, str]:
@@ -178,7 +195,7 @@ class Alerting:
 
     def _seen(self, state: State, trouble: Trouble | None) -> State:
         if trouble is not None:
-            return rules.observe(state, trouble, self._now, self._patience, sure=trouble.source == "watch")
+            return rules.observe(state, trouble, self._now, self._patience, sure=trouble.source in _SURE)
         # What failed meanwhile failed because of it: the message that all is well names these hours.
         left = None if _was_told_of_bucket(state.problem) else rules.failed_hours(state)
         return rules.observe(state, left, self._now, self._patience, sure=True)

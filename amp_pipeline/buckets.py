@@ -8,8 +8,12 @@ from urllib.parse import urlencode, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, WithJsonSchema, field_validator, model_validator
 
+from amp_pipeline.fields import is_address
+
 _ROLE = re.compile(r"arn:[a-z-]+:iam::\d{12}:role/[\w+=,.@/-]+")
-_ENDPOINT_SCHEMES = ("http", "https")
+_ACCOUNT = re.compile(r"\d{12}")
+_KEY_ARN = re.compile(r"arn:[a-z-]+:kms:[a-z0-9-]+:\d{12}:(key|alias)/[\w/-]+")
+_KEY_NAME = re.compile(r"[\w./:-]+")  # other servers than AWS call their keys as they like
 _HOST = re.compile(r"(?!-)[a-z\d-]{1,63}(?<!-)(\.(?!-)[a-z\d-]{1,63}(?<!-))*\.?|[0-9a-f:.]*:[0-9a-f:.]*", re.IGNORECASE)
 """What botocore takes: an underscore, as containers' names may have, it does not."""
 _MOST_TAGS = 10  # of an object; S3's own bound
@@ -33,6 +37,13 @@ class Encryption(BaseModel):
     bucket_key: bool = Field(
         default=True, description="Ask KMS once for many objects (S3 Bucket Key). Only with sse-kms."
     )
+
+    @field_validator("key")
+    @classmethod
+    def _is_key(cls, value: str | None) -> str | None:
+        if value is not None and not (_KEY_ARN if value.startswith("arn:") else _KEY_NAME).fullmatch(value):
+            raise ValueError("write the ARN of a key, like arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-…")
+        return value
 
     @model_validator(mode="after")
     def _fits_together(self) -> Encryption:
@@ -96,6 +107,8 @@ class S3(BaseModel):
     @field_validator("tags", mode="before")
     @classmethod
     def _tags_from_mapping(cls, value: object) -> object:
+        if isinstance(value, str) or (isinstance(value, list) and any(isinstance(one, str) for one in value)):
+            raise ValueError("write each tag as name: value")
         return tuple((str(name), str(text)) for name, text in value.items()) if isinstance(value, dict) else value
 
     @field_validator("tags")
@@ -110,16 +123,33 @@ class S3(BaseModel):
     def _is_address(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        parts = urlsplit(value)
-        if parts.scheme not in _ENDPOINT_SCHEMES or not parts.hostname or parts.query or parts.fragment:
+        if not is_address(value):
             raise ValueError("write an address like https://s3.example.com:9000")
-        if not _HOST.fullmatch(parts.hostname):
+        parts = urlsplit(value)
+        if not _HOST.fullmatch(parts.hostname or ""):
             raise ValueError(
                 f"{parts.hostname} is no name of a host; letters, digits, hyphens and dots may stand in it"
             )
         if parts.username or parts.password:
             raise ValueError("leave credentials out of the address; they belong to access_key_id and secret_access_key")
         return value.rstrip("/")
+
+    @field_validator("account", mode="before")
+    @classmethod
+    def _is_account(cls, value: object) -> object:
+        # YAML makes a number of digits without quotes, and another one of those that begin with 0.
+        if value is not None and not (isinstance(value, str) and _ACCOUNT.fullmatch(value)):
+            raise ValueError('write its 12 digits in quotes, like "123456789012"')
+        return value
+
+    @field_validator("access_key_id", "secret_access_key", "external_id")
+    @classmethod
+    def _is_whole(cls, value: str | SecretStr | None) -> str | SecretStr | None:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        # boto3 takes an empty key id for none, and looks for somebody else's credentials.
+        if text is not None and (not text or re.search(r"\s", text)):
+            raise ValueError("is empty, or has a space or line end in it; look at the environment variable")
+        return value
 
     @field_validator("role")
     @classmethod

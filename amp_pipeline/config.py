@@ -26,7 +26,7 @@ from amp_pipeline.core.codec import Compression, PartSize
 from amp_pipeline.core.errors import FilterError
 from amp_pipeline.core.filters import Filter
 from amp_pipeline.core.hours import Hour
-from amp_pipeline.fields import DurationField, HourField, MemoryField, SlugField, UrlField
+from amp_pipeline.fields import DurationField, HourField, MemoryField, SlugField, TimeOfDayField, UrlField
 
 _RESERVED = ("raw_events", "deduped_events", "merged_ids")
 
@@ -108,6 +108,19 @@ class Names(_Model):
 
     first_part: int = Field(default=0, ge=0, le=1, description="Number of the first file of an hour.")
     padded_hour: bool = Field(default=False, description="Write the hour with two digits (05 instead of 5).")
+
+
+class Reconcile(_Model):
+    """When the last days are held against the source again."""
+
+    days: int = Field(
+        default=2,
+        ge=0,
+        le=366,
+        description="How many days are looked at each time; 0 for none. Every line of them is read and delivered to "
+        "scratch space.",
+    )
+    at: TimeOfDayField = Field(default="03:30", description="When, each day, UTC.")
 
 
 class Delivery(_Model):
@@ -195,7 +208,20 @@ class Project(_Model):
         description="Deliver hours by themselves once they are ready, and again when late data changes them; switch "
         "off to deliver by hand alone.",
     )
+    every: DurationField = Field(
+        default=timedelta(minutes=1), description="How often to look for hours to deliver, like 1m; at least 10s."
+    )
+    reconcile: Reconcile = Field(
+        default=Reconcile(), description="When the last days are held against the source again."
+    )
     alerts: RecipientsField = Recipients()
+
+    @field_validator("every")
+    @classmethod
+    def _not_too_often(cls, value: timedelta) -> timedelta:
+        if value < timedelta(seconds=10):
+            raise ValueError("write 10s or more; each look lists some days of the landing")
+        return value
 
     @model_validator(mode="after")
     def _fits_together(self) -> Project:

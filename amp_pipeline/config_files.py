@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from amp_pipeline.alert_settings import Alerts, Mail, Recipients
 from amp_pipeline.buckets import S3, Encryption
-from amp_pipeline.config import Dedupe, Delivery, Landing, Names, Organization, Parts, Project, overlap
+from amp_pipeline.config import Dedupe, Delivery, Landing, Names, Organization, Parts, Project, Reconcile, overlap
 from amp_pipeline.core.errors import ConfigError
 
 COMPONENT = "amp_pipeline.Organization"
@@ -151,6 +151,7 @@ def _fields_at(path: tuple[Any, ...]) -> list[str]:
         "dedupe": Dedupe,
         "parts": Parts,
         "names": Names,
+        "reconcile": Reconcile,
         "s3": S3,
         "encryption": Encryption,
         "mail": Mail,

@@ -6,6 +6,7 @@ import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema
 
@@ -19,6 +20,22 @@ _LONGEST_SECONDS = 100 * 366 * 86_400
 _UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _MEMORY = re.compile(r"(\d+)\s*(MiB|GiB)")
+
+
+def is_address(text: str) -> bool:
+    """Tell whether ``text`` is the address of a web server, with nothing behind its path."""
+    try:
+        parts = urlsplit(text)
+        return bool(
+            parts.scheme in ("http", "https")
+            and parts.hostname
+            and parts.port != 0
+            and not parts.query
+            and not parts.fragment
+        )
+    except ValueError:
+        # A port that is no number, or too large, or half of the brackets.
+        return False
 
 
 def _hour(value: object) -> object:
@@ -78,4 +95,5 @@ UrlField = Annotated[str, Field(min_length=1), AfterValidator(_url)]
 MemoryField = Annotated[
     int, BeforeValidator(_memory), WithJsonSchema({"type": "string", "examples": ["512MiB", "1GiB"]})
 ]
+TimeOfDayField = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$", examples=["03:30"])]
 SlugField = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]

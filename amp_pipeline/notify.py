@@ -27,12 +27,15 @@ _SHORTEST_SECRET = 4
 _WITH_HOST = ("json", "jsons", "xml", "xmls", "form", "forms")
 """Kinds of channels in whose urls the first word is a host, not a token."""
 
+_NO_SUCH_KIND = "Apprise has no such kind of channel; those that it has are at https://github.com/caronc/apprise/wiki"
+
 _SECONDS = 8
 """A server has this long to accept a connection, and to answer."""
 
 # What systems and servers say of themselves; all else in a debug line may be part of a URL.
 _KNOWN_REASONS = re.compile(
-    r"\[Errno -?\d+\] [A-Za-z ,']+|timed out|Connection refused|certificate verify failed[A-Za-z :]*"
+    r"\[Errno -?\d+\] [A-Za-z ,']+|\[SSL: [A-Z_\d]+\] [a-z ]+"
+    r"|timed out|Connection refused|certificate verify failed[A-Za-z :]*"
     r"|Connection unexpectedly closed|[A-Z]{4,} extension not supported by server|\(\d{3}, b'[^']{0,150}'\)"
 )
 
@@ -78,7 +81,14 @@ def _send(alerts: Alerts, one: Told, text: Text) -> str:
             # Of 140 services written by others; one that is broken must not keep the others from being told.
             arrived = False
             lines.append((logging.ERROR, type(error).__name__))
-    return "" if arrived else _reason(lines, _secrets(alerts, one))
+    return "" if arrived else _reason(lines, _secrets(alerts, one)) + _server_of(alerts, one)
+
+
+def _server_of(alerts: Alerts, one: Told) -> str:
+    """Return where mail was to go, since a wrong port or way of TLS is most of what is wrong with mail."""
+    if one.channel is not None or alerts.mail is None:
+        return ""
+    return f" (server {alerts.mail.host}, port {alerts.mail.port}, security {alerts.mail.security})"
 
 
 def _opened(alerts: Alerts, one: Told) -> tuple[Any, str]:
@@ -94,7 +104,10 @@ def _opened(alerts: Alerts, one: Told) -> tuple[Any, str]:
     )
     with _EAR.listening() as lines:
         service = apprise.Apprise.instantiate(_place(alerts, one), asset=asset, suppress_exceptions=True)
-    return service, "" if service else _reason(lines, _secrets(alerts, one))
+    if service:
+        return service, ""
+    unknown = any(line.startswith("Unparse") for _, line in lines)
+    return None, _NO_SUCH_KIND if unknown else _reason(lines, _secrets(alerts, one))
 
 
 def _place(alerts: Alerts, one: Told) -> str | dict[str, Any]:

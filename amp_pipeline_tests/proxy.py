@@ -18,7 +18,7 @@ Fault = Callable[[str, str, int], str]
 """From method, path and number of requests before to what happens to a request.
 
 "" nothing; "500" and "503" are answered; "reset" closes the connection before, "lost" after the server has done it;
-"half" gives half of the answer; "stall" gives none for three seconds.
+"half" gives half of the answer; "other" gives one with another last byte; "stall" gives none for three seconds.
 """
 
 _CODES = {"500": "InternalError", "503": "SlowDown"}
@@ -73,7 +73,8 @@ class _Handler(Handler):
         if fault not in ("stall", "reset"):
             status, headers, data = self._forward(proxy, body)
             if fault != "lost":
-                self._answer(status, headers, data, half=fault == "half")
+                other = data[:-1] + bytes(1) if fault == "other" else data
+                self._answer(status, headers, other, half=fault == "half")
         if fault:
             self.close_connection = True
 

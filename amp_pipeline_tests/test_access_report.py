@@ -79,8 +79,20 @@ def test_access_prints_the_statement_to_paste_and_ends_in_exit_1(tmp_path: Path)
     assert found.exit_code == 1
     assert f"  {'put':18}  no policy allows it" in found.output.splitlines()
     assert SECRET not in found.output
-    statement = json.loads(found.output.partition("Statement for the role policy:\n")[2])
+    statement = json.loads(found.output.partition(f"Statement for a policy of {PIPELINE}:\n")[2])
     assert statement == {"Effect": "Allow", "Action": "s3:PutObject", "Resource": "arn:aws:s3:::house/exports/*"}
+
+
+def test_access_says_whose_policy_a_statement_belongs_to(tmp_path: Path) -> None:
+    """A role policy would be looked for at the role; what may assume it is allowed to the user."""
+    user = "arn:aws:iam::123456789012:user/host"
+    with stub_s3() as stub:
+        why = "because no identity-based policy allows the s3:ListBucket action"
+        stub.refuses = lambda _: denied(f"User: {user} is not authorized to perform: s3:ListBucket {why}")
+        house_in(tmp_path, {"name": "all", "url": "s3://house", "s3": reached(stub)})
+        lines = amp(tmp_path, "access").output.splitlines()
+    assert f"  Statement for a policy of {user}:" in lines
+    assert lines[lines.index("house workspace  " + f"{tmp_path}/workspace") - 1] == ""
 
 
 def test_access_of_a_delivery_that_is_switched_off(tmp_path: Path) -> None:

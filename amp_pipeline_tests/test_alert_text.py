@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
 from amp_pipeline.alert_text import About, write, write_test
@@ -59,7 +60,7 @@ hours waiting:      3: oldest 2026-11-20-16:00, newest 2026-11-20-18:00
 
 Add the statement to the role policy.
 
-The statement to add to the role policy:
+The statement to add to a policy of arn:aws:iam::123456789012:role/amp:
 
 {
   "Effect": "Allow",
@@ -86,7 +87,7 @@ HTML = """\
 <b>what went well:</b> credentials, list<br>
 <b>hours waiting:</b> 3: oldest 2026-11-20-16:00, newest 2026-11-20-18:00</p>
 <p>Add the statement to the role policy.</p>
-<p>The statement to add to the role policy:</p>
+<p>The statement to add to a policy of arn:aws:iam::123456789012:role/amp:</p>
 <pre>{
   &quot;Effect&quot;: &quot;Allow&quot;,
   &quot;Action&quot;: &quot;s3:PutObject&quot;,
@@ -169,7 +170,7 @@ def test_what_is_not_known_is_not_there():
     assert "href" not in text.html
 
 
-@pytest.mark.parametrize("source", ["access", "run", "watch"])
+@pytest.mark.parametrize("source", ["access", "run", "watch", "audit"])
 @pytest.mark.parametrize("kind", ["first", "again", "changed", "reminder", "recovered"])
 def test_every_kind_has_a_title(source: Source, kind: MessageKind):
     trouble = Trouble(source=source, kind="x", summary="why")
@@ -212,3 +213,16 @@ def test_a_try_says_that_nothing_is_wrong():
     text = write_test(ABOUT, SINCE)
     assert text.title == "shop / all_events: alerts reach you"
     assert "nothing is wrong" in text.plain
+
+
+def test_hours_that_failed_because_of_a_bucket_are_named_when_it_is_well():
+    """They were delivered once, so they do not wait as those do that never were."""
+    again = replace_hours(DENIED, "2026-11-20-09:00", "2026-11-20-16:00")
+    told = write(message(again, "recovered"), ABOUT).plain
+    assert "hours still waiting:    3: oldest 2026-11-20-16:00, newest 2026-11-20-18:00" in told
+    assert "hours to deliver again: 1: 2026-11-20-09:00" in told
+    assert "deliver again" not in write(message(FAILED, "recovered"), ABOUT).plain
+
+
+def replace_hours(trouble: Trouble, *hours: str) -> Trouble:
+    return msgspec.structs.replace(trouble, hours=dict.fromkeys(hours, "put is refused"))

@@ -159,7 +159,7 @@ def test_a_dagster_that_is_not_at_work_is_told_once_and_ends_with_status_1(tmp_p
     for _ in range(2):
         result = amp(folder, "watch", home=home)
         assert result.exit_code == 1
-        assert "house: the daemon SENSOR has never run" in result.output
+        assert "house: no daemon has ever run in this Dagster instance" in result.output
         assert SECRET not in result.output
     assert box.subjects() == ["house / dagster is not at work"]
 

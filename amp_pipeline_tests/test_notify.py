@@ -126,6 +126,12 @@ def test_a_wrong_password_is_refused_without_saying_it(box: Mailbox):
     assert box.mails == []
 
 
+def test_mail_that_does_not_arrive_tells_which_server_and_how_it_was_asked(box: Mailbox):
+    why = sent(alerts(box, security="tls"))["mailto data@…"]
+    assert "WRONG_VERSION_NUMBER" in why
+    assert f"(server 127.0.0.1, port {box.controller.port}, security tls)" in why
+
+
 def test_a_webhook_that_answers_with_an_error_is_told_with_its_number(hook: Webhook):
     hook.status = 403
     settings = Alerts.model_validate({"channels": [f"json://{hook.server}/{TOKEN}"]})
@@ -140,7 +146,7 @@ def test_a_channel_of_no_known_kind_is_refused_by_its_kind_alone():
     settings = Alerts.model_validate({"channels": [f"nonsense://{TOKEN}@host"]})
     with pytest.raises(ConfigError) as caught:
         check(settings, told(settings, (), (), None))
-    assert "the channel nonsense can't be used" in str(caught.value)
+    assert "the channel nonsense can't be used: Apprise has no such kind of channel" in str(caught.value)
     assert TOKEN not in str(caught.value)
 
 

@@ -50,8 +50,8 @@ KINDS = {
     "missing_permission": "no policy allows it",
     "explicit_deny": "a policy forbids it",
     "kms": "the encryption key can't be used",
-    "wrong_region": "the bucket is in another region",
-    "no_bucket": "there is no such bucket",
+    "wrong_region": "the region is not the bucket's",
+    "no_bucket": "there is no such bucket or folder",
     "foreign_bucket": "somebody else owns the bucket",
     "clock": "the clock of this machine is wrong",
     "throttled": "the store asks for fewer requests",
@@ -64,6 +64,18 @@ KINDS = {
     "unknown": "the store gives a reason of its own",
 }
 """What can be wrong, in a few words."""
+
+
+def policy_named(which: str, principal: str) -> str:
+    """Return how to call the policy that a statement belongs to, so that somebody finds it.
+
+    Args:
+        which: Of the outcome; a "role policy" is one of whoever asks, which may be a user.
+        principal: ARN of who asked, where known.
+    """
+    if which == "role policy" and principal:
+        return f"a policy of {policy.identity(principal)}"
+    return f"the {which}" if which else "the policy"
 
 
 def passed(steps: tuple[str, ...], where: str, principal: str = "") -> Outcome:

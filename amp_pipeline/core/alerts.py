@@ -23,14 +23,15 @@ MOST_FAILED_HOURS = 1000
 """Failed hours that a state names; an outage of six weeks."""
 
 MessageKind = Literal["first", "again", "changed", "reminder", "recovered"]
-Source = Literal["access", "run", "watch"]
+Source = Literal["access", "run", "watch", "audit", "late data"]
 
 
 class Trouble(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What goes wrong, in the words that people are told."""
 
     source: Source
-    """A bucket that can't be reached, hours that failed in a run, or Dagster itself."""
+    """A store that can't be reached, hours that failed in a run, Dagster itself, hours that an audit found wrong, or a
+    flood of late data."""
     kind: str
     """What makes it another problem than one with the same source."""
     summary: str

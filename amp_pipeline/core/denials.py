@@ -57,8 +57,8 @@ def assuming(asked: Asked) -> Outcome | None:
         advice = (
             f"Change the trust policy: {trust}."
             if which
-            else f"AWS doesn't tell which of these it is: {trust}; {caller} (always where the role is in another "
-            "account; in the same one, where the trust policy names the account only); the role exists."
+            else f"AWS doesn't tell which of these is missing: {trust}; {caller} (always where the role is in another "
+            "account; in the same one, where the trust policy names the account only); the role itself has to be there."
         )
         if place.external_id and said is not None:
             advice += f" For {policy.EXTERNAL_ID} write the external id."

@@ -118,6 +118,13 @@ _CREDENTIALS = {
 
 
 def _credentials(asked: Asked) -> Outcome | None:
+    if "Invalid header value" in asked.message:
+        return asked.fails(
+            "credentials",
+            "credentials",
+            f"credentials: the access key id or the session token can't be sent: {asked.said}",
+            "It has a line end or another character that no request may hold; set it anew, whole and without spaces.",
+        )
     malformed = asked.code == "AuthorizationHeaderMalformed" and "region" not in asked.message
     if asked.code not in _CREDENTIALS and not malformed:
         return None
@@ -165,11 +172,13 @@ _REACHED_NOT = {
 def _network(asked: Asked) -> Outcome | None:
     if asked.code not in _REACHED_NOT:
         return None
+    # Nobody but STS is asked for a role.
+    what, setting = ("STS", "sts_endpoint") if asked.step == "role" else (asked.place.url, "endpoint")
     return asked.fails(
         asked.step,
         "network",
-        f"{asked.step}: {asked.place.url} can't be reached: {asked.said}",
-        f"Most likely {_REACHED_NOT[asked.code]}. Check `endpoint` and `region`, then names, routes, firewall and "
+        f"{asked.step}: {what} can't be reached: {asked.said}",
+        f"Most likely {_REACHED_NOT[asked.code]}. Check `{setting}` and `region`, then names, routes, firewall and "
         "proxy from this very machine; permissions were not asked yet.",
     )
 
@@ -181,8 +190,8 @@ def _no_bucket(asked: Asked) -> Outcome | None:
     return asked.fails(
         "bucket",
         "no_bucket",
-        f"bucket: there is no bucket {asked.place.bucket} there",
-        "Check the delivery's url for a misspelling and `endpoint` for another server, or make the bucket.",
+        f"bucket: the store has no bucket {asked.place.bucket}",
+        "Check the url for a misspelling and `endpoint` for another server, or make the bucket.",
     )
 
 
@@ -247,6 +256,7 @@ def judge_folder(folder: str, error: str, text: str) -> Outcome:
         "EROFS": ("missing_permission", "The disk is mounted for reading only; mount it for writing."),
         "ENOSPC": ("full", "Make room on the disk."),
         "EDQUOT": ("full", "Raise the quota of the user, or make room."),
+        "ENOENT": ("no_bucket", "Make the folder; a disk that is not mounted looks the same."),
         "ENOTDIR": ("no_bucket", "Something on the way to the folder is a file; choose another folder."),
         "EEXIST": ("no_bucket", "There is a file of that name; choose another folder."),
     }.get(error, ("unknown", "See that the folder is there and its disk works."))

@@ -6,6 +6,7 @@ workspace itself.
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -19,8 +20,8 @@ from amp_pipeline.config import Organization
 from amp_pipeline.core.access import Outcome
 from amp_pipeline.core.alerts import FailedHour, State, Trouble
 from amp_pipeline.core.errors import AmpError, StoreError
-from amp_pipeline.core.hours import Hour, between
-from amp_pipeline.defs.hours import failed_hours
+from amp_pipeline.core.hours import Hour
+from amp_pipeline.defs.hours import failed_hours, hours_of_tags
 from amp_pipeline.notify import send
 from amp_pipeline.storage.urls import open_store
 from amp_pipeline.workspace.alerts import AlertStore
@@ -32,11 +33,6 @@ _TELL_SECONDS = 20.0
 """Dagster gives a tick 60 s, and forgets one that takes longer."""
 
 _RETRIED_LATER = "dagster/will_retry"
-_PARTITION, _FIRST, _LAST = (
-    "dagster/partition",
-    "dagster/asset_partition_range_start",
-    "dagster/asset_partition_range_end",
-)
 
 _Result = TypeVar("_Result")
 Probe = Callable[[str, S3 | None], Outcome]
@@ -116,6 +112,7 @@ def _access_alerts(
     def access_alerts(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         workspace = Subject(organization, what="workspace")
         buckets = list(deliveries(organization))
+        audits = [replace(one, audited=True) for one in buckets]
         outcomes = _tried_all(organization, [workspace, *buckets], probe)
         kept = Kept(context.cursor)
 
@@ -123,6 +120,8 @@ def _access_alerts(
             memory = kept if subject is workspace else _memory(organization)
             trouble = trouble_of(outcomes[subject]) if subject in outcomes else None
             alerting = Alerting(organization, memory, now(), send)
+            if subject.audited:
+                return alerting.send_again(subject)
             if hours := late.get(subject.key):
                 missed = alerting.failed(subject, hours, lambda: trouble)
                 late.pop(subject.key, None)
@@ -130,7 +129,9 @@ def _access_alerts(
             return alerting.saw(subject, trouble, lambda state: _done(context.instance, subject, state.failed))
 
         # Without the workspace nobody knows what was told before; that alone is told.
-        concerned = [workspace, *buckets, *_assets_before(organization)] if outcomes[workspace].ok else [workspace]
+        concerned = (
+            [workspace, *buckets, *audits, *_assets_before(organization)] if outcomes[workspace].ok else [workspace]
+        )
         for subject, missed in _each(tell, concerned, _TELL_SECONDS).items():
             _log(context, subject, missed)
         return dg.SensorResult(
@@ -221,7 +222,7 @@ def _run_alerts(
 def _failed(context: dg.RunFailureSensorContext, subjects: Mapping[str, Subject]) -> dict[Subject, dict[Hour, str]]:
     """Return the hours that failed in a run and why, by what they are of."""
     found: dict[Subject, dict[Hour, str]] = {}
-    all_hours = _hours_of(context.dagster_run.tags)
+    all_hours = hours_of_tags(context.dagster_run.tags)
     events = context.get_step_failure_events()
     for event in events:
         subject = subjects.get(event.step_key or "")
@@ -254,14 +255,6 @@ def _left(context: dg.RunFailureSensorContext, subject: Subject, hours: Mapping[
     failed = {hour.key: failed_hour(at, run, what) for hour, what in hours.items()}
     done = _done(context.instance, subject, failed)
     return {key: hour for key, hour in failed.items() if key not in done}
-
-
-def _hours_of(tags: Mapping[str, str]) -> list[Hour]:
-    if _PARTITION in tags:
-        return [Hour.parse(tags[_PARTITION])]
-    if _FIRST in tags and _LAST in tags:
-        return list(between(Hour.parse(tags[_FIRST]), Hour.parse(tags[_LAST])))
-    return []
 
 
 def _done(instance: dg.DagsterInstance, subject: Subject, failed: Mapping[str, FailedHour]) -> set[str]:

@@ -42,11 +42,14 @@ def merged_ids(organization: Organization) -> str:
 
 def archive(project: Project, delivery: Delivery) -> str:
     """Describe delivered events."""
+    marker = " and a complete marker" if delivery.complete_markers else ""
     chosen = f"Events for which `{delivery.filter}` is true." if delivery.filter else "All events."
     return (
         f"The delivered events of an hour in `{delivery.url}`, in Amplitude's own layout: "
         f"`{project.id}/{project.id}_yyyy-MM-dd_H#n.json.gz`, one event as JSON on each line, byte for byte as it "
-        f"landed.\n\n{chosen} An hour without events has no files, a manifest with zeros, and a complete marker."
+        f"landed.\n\n{chosen} An hour without events has no files, but a manifest with zeros{marker}.\n\n"
+        "Whether the bucket can be reached, and what to change if not, is told by the check `bucket_can_be_reached` of "
+        f"the asset `{delivery.name}/manifest`."
     )
 
 

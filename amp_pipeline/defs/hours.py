@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import dagster as dg
 
 from amp_pipeline.core.errors import AmpError
-from amp_pipeline.core.hours import Hour
+from amp_pipeline.core.hours import Hour, between
 
 _Done = TypeVar("_Done")
 
@@ -15,6 +15,12 @@ PROGRESS_SECONDS = 5.0
 """A long range says how far it is this often; each line in Dagster's log costs about 15 ms on SQLite."""
 
 _FAILED = "failed_hours"
+
+_PARTITION, _FIRST, _LAST = (
+    "dagster/partition",
+    "dagster/asset_partition_range_start",
+    "dagster/asset_partition_range_end",
+)
 
 
 class HourOptions(dg.Config):
@@ -81,3 +87,12 @@ def failed_hours(failure: Any) -> dict[Hour, str]:
     if not isinstance(table, dg.TableMetadataValue):
         return {}
     return {Hour.parse(str(record.data["hour"])): str(record.data["what"]) for record in table.records}
+
+
+def hours_of_tags(tags: Mapping[str, str]) -> list[Hour]:
+    """Return the hours of a run, as its tags tell them."""
+    if _PARTITION in tags:
+        return [Hour.parse(tags[_PARTITION])]
+    if _FIRST in tags and _LAST in tags:
+        return list(between(Hour.parse(tags[_FIRST]), Hour.parse(tags[_LAST])))
+    return []

@@ -14,6 +14,9 @@ SILENT_AFTER = timedelta(minutes=10)
 
 _MISSED_TICKS = 3
 _LONGEST_ERROR = 200
+_NONE_EVER = (
+    "no daemon has ever run in this Dagster instance: DAGSTER_HOME names another one, or dagster-daemon never ran"
+)
 
 
 def trouble_of_dagster(
@@ -44,7 +47,8 @@ def trouble_of_dagster(
     return Trouble(
         source="watch",
         kind=", ".join(sorted(name for name, _ in found)),
-        summary="; ".join(what for _, what in found),
+        # Of many lines that say the same nobody would see that it is the wrong folder.
+        summary="; ".join(what for _, what in found) if instance.get_daemon_heartbeats() else _NONE_EVER,
         advice="Look at the processes of Dagster (dagster-daemon, the code server), and in its UI at Deployment and "
         "Automation. While this lasts, hours may not be delivered and other alerts may not come.",
     )

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,7 @@ class _Bucket:
         except _EXPECTED as error:
             return judge(step, _refusal(error), self._place, self._principal)
 
-    @property
+    @cached_property
     def _client(self) -> Any:
         return connect(self._settings)
 

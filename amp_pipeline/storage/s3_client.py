@@ -7,9 +7,11 @@ process 2 s and brings Dagster to where nothing else needs it.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Hashable
 from functools import lru_cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, cast
 
 import boto3
@@ -34,7 +36,7 @@ def connect(settings: S3) -> Any:
     """
     # Not shared with a process that was forked: it holds connections.
     same = settings.model_copy(update=_NO_CONNECTION_OF_ITS_OWN)
-    return _connect(cast(Hashable, same), os.getpid())
+    return _connect(cast(Hashable, same), os.getpid(), _files_written())
 
 
 _NO_CONNECTION_OF_ITS_OWN: dict[str, Any] = {
@@ -46,9 +48,24 @@ _NO_CONNECTION_OF_ITS_OWN: dict[str, Any] = {
 }
 
 
+def _files_written() -> tuple[float, ...]:
+    """Return when the AWS configuration files were written.
+
+    Sensors live for weeks, and boto3 reads a profile once: a key that was mended there would not be noticed.
+    """
+    session = botocore.session.Session()
+    written: list[float] = []
+    for name in ("credentials_file", "config_file"):
+        try:
+            written.append(Path(str(session.get_config_variable(name))).expanduser().stat().st_mtime)
+        except OSError:
+            written.append(0)
+    return tuple(written)
+
+
 @lru_cache(maxsize=64)
-def _connect(same: Hashable, process: int) -> Any:
-    del process
+def _connect(same: Hashable, process: int, written: Hashable) -> Any:
+    del process, written
     settings = cast(S3, same)
     return _session(settings).client(
         "s3",
@@ -156,4 +173,8 @@ def refusal_of(error: BaseException) -> Refusal:
             status=int(about.get("HTTPStatusCode", 0)),
             region=str(headers.get("x-amz-bucket-region", "") or told.get("Region", "")),
         )
-    return Refusal(operation="", code=type(error).__name__, message=str(error))
+    return Refusal(operation="", code=type(error).__name__, message=_HEADER.sub(r"\1 …", str(error)))
+
+
+_HEADER = re.compile(r"(Invalid header value).*", re.DOTALL)
+"""Behind these words stands the header itself: who asks and the signature, or a session token."""

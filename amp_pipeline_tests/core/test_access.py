@@ -332,6 +332,12 @@ def test_a_broken_way_to_the_store_is_network(code: str, text: str):
     assert text[:20] in outcome.summary
 
 
+def test_the_way_to_sts_is_not_the_way_to_the_bucket():
+    outcome = judged("role", Refusal("", "EndpointConnectionError", "Could not connect to the endpoint URL"))
+    assert outcome.summary.startswith("role: STS can't be reached")
+    assert "`sts_endpoint`" in outcome.advice
+
+
 @pytest.mark.parametrize(
     "code",
     [
@@ -350,6 +356,11 @@ def test_a_broken_way_to_the_store_is_network(code: str, text: str):
 def test_wrong_credentials_are_told_whatever_was_asked(code: str, operation: str):
     outcome = judged("bucket", Refusal(operation, code, "…", 403 if operation else 0))
     assert (outcome.step, outcome.kind, outcome.statement) == ("credentials", "credentials", None)
+
+
+def test_a_key_id_that_no_header_can_hold_is_wrong_credentials():
+    text = "An HTTP Client raised an unhandled exception: Invalid header value"
+    assert judged("list", Refusal("", "HTTPClientError", text)).kind == "credentials"
 
 
 def test_a_malformed_key_id_is_no_wrong_region():
@@ -445,7 +456,7 @@ def test_a_store_that_fails_itself(status: int):
     assert judged("put", put("InternalError", "We encountered an internal error.", status)).kind == "server"
 
 
-@pytest.mark.parametrize("code", ["QuotaExceeded", "InvalidRequest", "EntityTooLarge", "SomethingNew"])
+@pytest.mark.parametrize("code", ["InvalidRequest", "EntityTooLarge", "SomethingNew"])
 def test_what_is_not_known_keeps_the_code_and_the_words(code: str):
     outcome = judged("put", put(code, "Words of the store", 400))
     assert (outcome.kind, outcome.action) == ("unknown", "s3:PutObject")
@@ -495,6 +506,7 @@ def test_a_good_outcome_asks_for_nothing():
         ("EACCES", "missing_permission"),
         ("EROFS", "missing_permission"),
         ("ENOSPC", "full"),
+        ("ENOENT", "no_bucket"),
         ("ENOTDIR", "no_bucket"),
         ("EIO", "unknown"),
         ("", "unknown"),
@@ -504,3 +516,21 @@ def test_what_the_system_refuses_of_a_folder(error: str, kind: str):
     outcome = judge_folder("/data/bucket", error, "words of the system")
     assert (outcome.step, outcome.kind) == ("folder", kind)
     assert "/data/bucket" in outcome.summary
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind"),
+    [
+        ("QuotaExceeded", 403, "full"),
+        ("XMinioStorageFull", 507, "full"),
+        ("UserSuspended", 403, "unknown"),
+        ("AccountProblem", 403, "unknown"),
+        ("", 403, "missing_permission"),
+        ("Unauthorized", 401, "missing_permission"),
+    ],
+)
+def test_not_all_that_is_refused_is_a_missing_permission(code: str, status: int, kind: str):
+    outcome = judged("put", put(code, status=status))
+    assert outcome.kind == kind
+    assert code in outcome.summary or kind == "missing_permission"
+    assert (outcome.statement is not None) == (kind == "missing_permission")

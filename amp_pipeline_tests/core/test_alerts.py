@@ -246,3 +246,14 @@ def test_whatever_happens_people_are_told_rightly_and_rarely(
             assert same.index("recovered") == len(same) - 1 > 0, "told of before, and nothing after it"
         assert message.since <= message.at
         assert at == 0 or history.arrived[at - 1].at < message.at
+
+
+def test_hours_that_failed_because_of_a_bucket_are_part_of_the_word_that_it_is_well():
+    history = History()
+    history.looks([DENIED] * 3)
+    hours = {"2026-11-20-17:00": FailedHour(at=START, run="5f9d", what="put is refused")}
+    history.state = with_failed(history.state, hours)
+    history.look(None)
+    assert [message.kind for message in history.arrived] == ["first", "recovered"]
+    assert history.arrived[-1].trouble.hours == {"2026-11-20-17:00": "put is refused"}
+    assert history.state.failed == {}

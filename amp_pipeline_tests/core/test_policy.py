@@ -161,3 +161,16 @@ def test_every_allowed_action_is_one_that_some_step_makes():
         allowed += [said["Action"]] if isinstance(said["Action"], str) else said["Action"]
     made = {action for of_step in policy.OPERATIONS.values() for action in of_step.values()}
     assert sorted(allowed) == sorted(made | {policy.TAGGING, policy.ACL, policy.ENCRYPT, policy.DECRYPT})
+
+
+@pytest.mark.parametrize(
+    ("region", "partition"),
+    [("cn-north-1", "aws-cn"), ("us-gov-west-1", "aws-us-gov"), ("", "aws"), ("us-east-1", "aws")],
+)
+def test_the_region_tells_the_part_of_aws_where_no_arn_does(region: str, partition: str):
+    assert Place("bucket", region=region).objects_arn == f"arn:{partition}:s3:::bucket/*"
+
+
+def test_the_arn_of_an_alias_tells_whose_the_key_is():
+    place = replace(PLACE, kms=True, key="arn:aws:kms:eu-west-1:999999999999:alias/events")
+    assert place.resource(policy.DECRYPT) == "arn:aws:kms:eu-west-1:999999999999:key/*"

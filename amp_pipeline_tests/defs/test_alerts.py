@@ -1,6 +1,7 @@
 """The sensors that tell people: real ticks on a real instance, a real mail server, a real webhook, real folders."""
 
 import gzip
+import json
 import logging
 import shutil
 import threading
@@ -465,10 +466,10 @@ def ticked(house: House, state: Any, ago: timedelta, status: str = "SKIPPED", er
     )
 
 
-def beat(house: House, ago: timedelta) -> None:
+def beat(house: House, ago: timedelta, but: str = "") -> None:
     from dagster._daemon.types import DaemonHeartbeat
 
-    for kind in house.instance.get_required_daemon_types():
+    for kind in set(house.instance.get_required_daemon_types()) - {but}:
         house.instance.add_daemon_heartbeat(DaemonHeartbeat((house.now - ago).timestamp(), kind, None, None))
 
 
@@ -485,6 +486,8 @@ def test_dagster_at_work_is_no_trouble(house: House) -> None:
 
 
 def test_a_daemon_that_is_silent_or_never_ran_is_named(house: House) -> None:
+    assert watched(house).startswith("no daemon has ever run in this Dagster instance: DAGSTER_HOME names another one")
+    beat(house, timedelta(minutes=30), but="SENSOR")
     assert "the daemon SENSOR has never run" in watched(house)
     beat(house, timedelta(minutes=30))
     assert "the daemon SENSOR has given no sign of life since" in watched(house)
@@ -532,3 +535,81 @@ def test_an_outcome_becomes_a_trouble_with_all_that_it_says() -> None:
     trouble = trouble_of(bad)
     assert trouble is not None
     assert (trouble.kind, trouble.statement, trouble.passed) == ("kms kms:Encrypt", '{"Effect": "Allow"}', ("list",))
+
+
+def test_a_bucket_that_is_away_for_a_moment_makes_no_failed_hour_done(house: House) -> None:
+    house.tick("house_run_alerts")
+    assert house.run(hours=3).success
+    house.tick()
+    house.take_away("all")
+    # By the time that it is tried, the bucket is well.
+    house.run("shop7/all/archive", "shop7/all/manifest", hours=3)
+    house.give_back("all")
+    house.tick("house_run_alerts")
+    assert house.box.subjects() == ["shop7 / all has hours that failed"]
+    house.take_away("all")
+    house.tick()
+    house.give_back("all")
+    house.tick(times=3)
+    assert house.box.subjects() == ["shop7 / all has hours that failed"]
+
+
+def test_an_hour_that_was_done_before_it_failed_and_after_is_done(house: House) -> None:
+    def run(name: str) -> bool:
+        hour = {"dagster/asset_partition_range_start": (FIRST + 1).key}
+        result = house.run(RAW, hours=2, **(hour if name == "second" else {}))
+        house.tick("house_run_alerts")
+        return result.success
+
+    house.tick("house_run_alerts")
+    first = object_name(FIRST, 1, ".json.gz")
+    put_bytes(house.folder / "landing", first, gzip.compress(event())[:-8])
+    assert not run("both")
+    assert run("second")
+    damage(house)
+    assert not run("second")
+    mend(house)
+    assert run("second")
+    house.tick()
+    state = json.loads((house.folder / "workspace" / "9" / "alerts" / "7-raw_events.json").read_text())
+    assert list(state["failed"]) == [FIRST.key]
+
+
+def test_many_buckets_that_give_no_answer_hold_up_no_other(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("amp_pipeline.defs.alerts._TRY_SECONDS", 1.0)
+    (project,) = house.organization.projects
+    every, purchases = project.deliveries
+    many = [every.model_copy(update={"name": f"all{n}", "url": f"{every.url}{n}"}) for n in range(12)]
+    project = project.model_copy(update={"deliveries": (*many, purchases)})
+    house.organization = house.organization.model_copy(update={"projects": (project,)})
+    answers = threading.Event()
+
+    def silent(url: str, s3: Any) -> Outcome:
+        if "/all" in url:
+            answers.wait()
+        return probe(url, s3)
+
+    data = house.tick(probe=silent)
+    answers.set()
+    assert "shop7 / all11" in data.skip_message
+    assert "purchases" not in data.skip_message
+
+
+def test_hours_that_fail_while_the_workspace_is_away_are_told_once_it_is_back(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definitions = house.definitions()
+    monkeypatch.setattr(house, "definitions", lambda _: definitions)
+    house.tick("house_run_alerts")
+    damage(house)
+    with monkeypatch.context() as used:
+        used.setattr(house, "definitions", lambda: definitions)
+        house.run(RAW, hours=3)
+    kept = (house.folder / "workspace").rename(house.folder / "kept")
+    (house.folder / "workspace").write_text("no folder")
+    house.tick("house_run_alerts")
+    house.give_back("workspace")
+    kept.rename(house.folder / "workspace")
+    assert house.box.mails == []
+    house.tick(times=3)
+    assert house.box.subjects() == ["shop7 / raw_events has hours that failed"]

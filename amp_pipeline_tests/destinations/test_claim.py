@@ -1,7 +1,9 @@
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -135,3 +137,48 @@ def test_store_that_fails_at_the_end_does_not_hide_why_the_hour_failed():
 
     with pytest.raises(LookupError), claim(Failing()):
         raise LookupError
+
+
+class Losing(MemoryStore):
+    """Answers to conditional writes may get lost: what was done once is not as expected when tried again."""
+
+    loses = False
+
+    @override
+    def put_if(self, name: str, data: bytes, version: str | None) -> str | None:
+        written = super().put_if(name, data, version)
+        return None if self.loses else written
+
+
+def test_answer_to_a_renewal_that_was_lost_is_no_other_run(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "_RENEW_AFTER_SECONDS", 0)
+    store = Losing()
+    with claim(store) as ours:
+        store.loses = True
+        ours.renew()
+        store.loses = False
+        ours.renew()
+    assert store.find("") == []
+
+
+@pytest.mark.parametrize("elsewhere", ["another-boot pid:[4026531836] 1", "{boot} pid:[1] 1", "{boot} 1"])
+def test_living_run_is_not_taken_for_gone_since_another_host_has_its_name(elsewhere: str):
+    """Containers on the network of their host have its name, and processes of their own numbers."""
+    store = MemoryStore()
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    record = {"run": "far", "at": "now", "host": socket.gethostname(), "process": os.getpid(), "token": "t"}
+    store.put(NAME, msgspec.json.encode({**record, "started": elsewhere.format(boot=boot)}))
+    with pytest.raises(DeliveryError, match="run far"):
+        claim(store).__enter__()
+
+
+def test_machine_that_slept_asks_before_it_writes_on(monkeypatch: pytest.MonkeyPatch):
+    """Its monotonic clock stood still meanwhile, and others may have taken the hour over."""
+    store = Aged()
+    with claim(store, "slept") as slept:
+        on_another_host(store)
+        slept.renew()
+        awake = time.clock_gettime(time.CLOCK_BOOTTIME)
+        monkeypatch.setattr(time, "clock_gettime", lambda _: awake + 2 * LEASE_SECONDS)
+        with pytest.raises(DeliveryError, match="taken over"):
+            slept.renew()

@@ -1,4 +1,6 @@
+import resource
 import shutil
+import signal
 import tempfile
 import time
 from collections import namedtuple
@@ -136,4 +138,35 @@ def test_folder_that_somebody_else_made_is_not_used(remote: Remote, copies: Path
     monkeypatch.setattr("os.getuid", lambda: 12345)
     assert read(remote) == read(remote) == DATA
     assert remote.fetched == 2
+    assert kept(copies) == []
+
+
+def test_copy_that_a_machine_stopped_in_the_middle_of_is_not_read(remote: Remote, copies: Path):
+    read(remote)
+    (copy,) = kept(copies)
+    copy.write_bytes(DATA[:1000])
+    assert read(remote) == DATA
+
+
+def test_copy_that_another_run_removes_for_room_is_no_trouble(remote: Remote, copies: Path):
+    store = LocalCopies(remote)
+    store.find("")
+    chunks = store.chunks("a")
+    got = next(chunks)
+    (incoming,) = kept(copies)
+    incoming.unlink()
+    assert got + b"".join(chunks) == DATA
+    assert kept(copies) == []
+
+
+def test_disk_that_gets_full_at_the_end_of_a_copy_is_no_trouble(remote: Remote, copies: Path):
+    remote.put("a", DATA + b"rest")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(DATA), before[1]))
+        assert read(remote) == DATA + b"rest"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
     assert kept(copies) == []

@@ -1,9 +1,11 @@
 """What only a bucket has to promise: requests as they are written, broken answers, uploads that end half-way."""
 
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from amp_pipeline.storage.urls import open_store
 from amp_pipeline_tests.conftest import new_bucket
 from amp_pipeline_tests.proxy import Fault, Proxy, proxied
 from amp_pipeline_tests.servers import Server, free_port
+from amp_pipeline_tests.storage.stub_s3 import stub_s3
 
 
 @dataclass
@@ -134,6 +137,15 @@ def test_server_that_can_not_be_reached_is_not_asked_again_for_a_minute(monkeypa
     now += 61
     with pytest.raises(StoreError, match="/b can't be read: .*EndpointConnectionError"):
         store.get("b")
+
+
+def test_a_session_token_that_no_header_can_hold_is_not_told(monkeypatch: pytest.MonkeyPatch):
+    for name, value in (("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "b"), ("SESSION_TOKEN", "tokentoken\n")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    store = open_store("s3://house", S3(endpoint=f"http://127.0.0.1:{free_port()}", region="us-east-1", attempts=1))
+    with pytest.raises(StoreError, match="Invalid header value …") as caught:
+        store.find("")
+    assert "tokentoken" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_objects_of_one_server_are_copied_there(place: Place):
@@ -269,3 +281,83 @@ def test_credentials_of_a_role_are_renewed_while_a_run_lasts(ministack_server: S
     with pytest.raises(StoreError, match="AssumeRole") as refused:
         open_store(f"s3://{bucket}", wrong).put("a", b"x")
     assert "another" not in str(refused.value)
+
+
+def test_bytes_that_do_not_fit_their_checksum_are_refused(ministack_server: Server):
+    """All of them were handed on when it shows, so asking for what is missing brings nothing, and no error."""
+    store_there = open_store(f"s3://{new_bucket(ministack_server)}", ministack_server.settings())
+    store_there.put("a", b"some data")
+    with proxied(ministack_server) as (proxy, seen):
+        store = open_store(store_there.url, seen.settings(attempts=4))
+        assert store.get("a") == b"some data"
+        proxy.fault = once_in(1, "other", "GET")
+        with pytest.raises(StoreError, match="FlexibleChecksumError"):
+            store.get("a")
+
+
+def test_upload_is_aborted_where_those_of_lost_answers_can_not_be_found(place: Place):
+    def fault(method: str, path: str, at: int) -> str:
+        if method == "POST" and path.endswith("?uploads") and not place.proxy.spoilt:
+            return "reset"
+        return "500" if method == "GET" and "uploads" in path else ""
+
+    place.proxy.fault = fault
+    with pytest.raises(StoreError, match="ListMultipartUploads"):
+        place.store.put_chunks("a", [LARGE])
+    assert place.unfinished() == []
+
+
+@pytest.mark.parametrize("page", [b"<html><body>Sign in</body></html>", b""])
+def test_page_of_a_proxy_is_no_bucket_without_objects(page: bytes):
+    """Else an hour would be delivered as an empty one."""
+    with stub_s3() as stub:
+        stub.answers_all_with = page
+        store = open_store("s3://bucket/in", S3.model_validate({**SOMEBODY, "endpoint": stub.endpoint}))
+        for work in (store.is_there, lambda: store.find(""), lambda: store.put("a", LARGE), lambda: store.age("a")):
+            with pytest.raises(StoreError, match="s3://bucket/in.* can't be .*: .*Pars"):
+                work()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"profile": "nobody"}, {"region": "eu central"}, {"role": "arn:aws:iam::123456789012:role/a"}],
+    ids=["profile", "region", "no credentials for a role"],
+)
+def test_settings_that_can_not_be_used_are_trouble_of_what_is_asked_for(
+    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """Not of who only opens it: that is done for all deliveries of a project at once."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    store = open_store("s3://bucket/in", S3.model_validate({"region": "us-east-1", **settings}))
+    with pytest.raises(StoreError, match="s3://bucket/in/a can't be read"):
+        store.head("a")
+
+
+def test_what_a_server_repeats_of_secrets_is_not_told():
+    with stub_s3() as stub:
+        stub.refuses = lambda _: (400, "InvalidRequest", "you sent geheim-of-ours")
+        settings = {**SOMEBODY, "secret_access_key": "geheim-of-ours", "endpoint": stub.endpoint}
+        store = open_store("s3://bucket", S3.model_validate(settings))
+        with pytest.raises(StoreError, match="you sent …") as refused:
+            store.get("a")
+    assert refused.value.refusal is not None
+    assert "geheim" not in "".join(traceback.format_exception(refused.value)) + refused.value.refusal.message
+
+
+def test_key_that_is_mended_in_the_profile_is_noticed(
+    ministack_server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """By a sensor, whose process lives for weeks."""
+    profile = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(profile))
+    more = {"access_key_id": None, "secret_access_key": None, "profile": "ours"}
+    settings = ministack_server.settings().model_copy(update=more)
+    url = f"s3://{new_bucket(ministack_server)}/in"
+    profile.write_text("[ours]\naws_access_key_id=AKIAWRONG\naws_secret_access_key=wrong\n")
+    with pytest.raises(StoreError, match="InvalidAccessKeyId"):
+        open_store(url, settings).get("a")
+    profile.write_text("[ours]\naws_access_key_id=test\naws_secret_access_key=test\n")
+    assert open_store(url, settings).find("") == []
