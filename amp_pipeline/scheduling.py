@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from amp_pipeline.core.due import MOST_ATTEMPTS, Candidate, is_ready, together, 
 from amp_pipeline.core.errors import AmpError
 from amp_pipeline.core.fingerprint import fingerprint
 from amp_pipeline.core.hours import Hour, between
+from amp_pipeline.core.ticks import Cursor, Request, Tick
 from amp_pipeline.needs import RAW_EVENTS, Judge, Needs
 from amp_pipeline.run import OrganizationRun
 from amp_pipeline.workspace.ledger import Day, Entry, Ledger, Schedule, Schedules
@@ -44,6 +45,9 @@ LIVE = timedelta(hours=24)
 LOST_AFTER = timedelta(minutes=2)
 """A request that Dagster knows no run of was lost with the tick that made it."""
 
+TRY_ANYHOW = timedelta(hours=1)
+"""After which an hour is asked for though its bucket can't be reached: whoever looks at buckets may have stopped."""
+
 MANY_LATE = 200
 """Delivered hours that change at the same time; people are told."""
 
@@ -51,85 +55,19 @@ MANY_LATE = 200
 class Running(Protocol):
     """What Dagster is doing for a project."""
 
-    hours: Collection[Hour]
-    """Hours of runs that are not done, whoever asked for them."""
-    requests: int
-    """How many of them the sensor asked for."""
+    @property
+    def hours(self) -> Collection[Hour]:
+        """Hours of runs that are not done, whoever asked for them."""
+        ...
+
+    @property
+    def requests(self) -> int:
+        """How many of these runs the sensor asked for."""
+        ...
 
     def knows(self, request: str) -> bool:
         """Tell whether there is, or was, a run of a request."""
         ...
-
-
-class Cursor(msgspec.Struct, frozen=True, kw_only=True):
-    """What a tick leaves to the next one."""
-
-    format: int = 1
-    sweep: str = ""
-    """The day that the sweep goes on with."""
-    pending: tuple[str, ...] = ()
-    """Days with something left to do."""
-
-    @classmethod
-    def decode(cls, text: str | None) -> Cursor:
-        """Return the cursor that was written as ``text``; a new one where that can't be read."""
-        try:
-            found = msgspec.json.decode(text, type=cls) if text else cls()
-            for day in (*filter(None, [found.sweep]), *found.pending):
-                date.fromisoformat(day)
-        except (msgspec.MsgspecError, ValueError):
-            return cls()
-        return found if found.format == cls().format else cls()
-
-    def encode(self) -> str:
-        """Return it as text."""
-        return msgspec.json.encode(self).decode()
-
-
-@dataclass(frozen=True)
-class Request:
-    """A run that is asked for."""
-
-    key: str
-    hours: tuple[Hour, ...]
-    """Consecutive."""
-    what: tuple[str, ...]
-    why: str
-    live: bool
-    late: bool
-    forced: bool
-
-
-@dataclass
-class Tick:
-    """What came of a tick."""
-
-    cursor: Cursor
-    requests: list[Request] = field(default_factory=list[Request])
-    settled: int = 0
-    running: int = 0
-    waiting: int = 0
-    """Hours whose bucket can't be reached, or that wait for their next attempt."""
-    late: int = 0
-    """Hours that late data changes."""
-    given_up: list[Hour] = field(default_factory=list[Hour])
-    trouble: str = ""
-    """Why the landing could not be listed."""
-
-    @property
-    def said(self) -> str:
-        """For people."""
-        if self.trouble:
-            return self.trouble
-        asked = sum(len(request.hours) for request in self.requests)
-        counts = [
-            (asked, "1 hour was asked for", "{} hours were asked for"),
-            (self.running, "1 hour is running", "{} hours are running"),
-            (self.waiting, "1 hour waits", "{} hours wait"),
-            (len(self.given_up), "1 hour was given up", "{} hours were given up"),
-        ]
-        said = [one if count == 1 else more.format(count) for count, one, more in counts if count]
-        return "; ".join(said) or "every ready hour is delivered"
 
 
 class _LandingError(Exception):
@@ -275,6 +213,8 @@ class Scheduler:
         asked_for = fingerprint(content, needs.what, entry.doubt, entry.forced)
         if entry.content != asked_for:
             entry = msgspec.structs.replace(entry, content=asked_for, attempt=0, request="")
+        if not needs.what and self._now.timestamp() - entry.asked_at > TRY_ANYHOW.total_seconds():
+            needs = needs._replace(what=needs.waiting)
         if not needs.what or self._waits(entry):
             tick.waiting += 1
         elif entry.attempt >= MOST_ATTEMPTS and RAW_EVENTS in needs.what:

@@ -7,9 +7,10 @@ from datetime import datetime, timedelta
 from amp_pipeline.config import Organization
 from amp_pipeline.core.errors import AmpError
 from amp_pipeline.core.hours import Hour
+from amp_pipeline.core.ticks import Cursor, Request, Tick
 from amp_pipeline.destinations.archive import By
 from amp_pipeline.run import OpenStore, OrganizationRun
-from amp_pipeline.scheduling import Cursor, Request, Scheduler, Tick
+from amp_pipeline.scheduling import Scheduler
 
 Failures = dict[tuple[str, Hour], str]
 """What an hour failed with, by asset."""

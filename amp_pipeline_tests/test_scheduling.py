@@ -9,8 +9,8 @@ import pytest
 from amp_pipeline.config import Organization
 from amp_pipeline.core.errors import StoreError
 from amp_pipeline.core.hours import Hour
+from amp_pipeline.core.ticks import Cursor
 from amp_pipeline.run import OrganizationRun
-from amp_pipeline.scheduling import Cursor
 from amp_pipeline.workspace.ledger import Ledger
 from amp_pipeline_tests import builders
 from amp_pipeline_tests.builders import FIRST_HOUR, HOUR_US, event, object_name, put
@@ -130,13 +130,15 @@ def test_strays_are_asked_for_with_the_hour_that_they_belong_to(tmp_path: Path):
     assert buckets(trial.organization, trial.stores) == trial.clean_run()
 
 
-def test_late_data_of_long_ago_is_found_by_the_sweep(tmp_path: Path):
+def test_late_data_of_long_ago_is_found_by_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("amp_pipeline.scheduling.RECENT_DAYS", 2)
+    monkeypatch.setattr("amp_pipeline.scheduling.SWEEP_DAYS", 1)
     trial = Trial(tmp_path)
     trial.land(ZERO, click(1))
-    trial.now = ZERO.start + timedelta(days=60)
-    trial.until_quiet(at_most=400)
+    trial.now = ZERO.start + timedelta(days=8)
+    trial.until_quiet()
     trial.land(ONE, click(HOUR_US), number=1)
-    found = [tick.requests for tick in (trial.tick() for _ in range(5)) if tick.requests]
+    found = [tick.requests for tick in (trial.tick() for _ in range(7)) if tick.requests]
     assert [request.hours for requests in found for request in requests] == [(ONE,)]
 
 

@@ -9,12 +9,19 @@ BIN = REPO / ".venv" / "bin"
 LATE_FILE = "187520/187520_2024-05-09_3#1.json"
 
 
-def shop_in(folder: Path, *landed: str) -> Path:
-    """Copy the example's defs.yaml and landing into ``folder``, of the landing only what ``landed`` (globs) names."""
+def shop_in(folder: Path, *landed: str, automatic: bool = False) -> Path:
+    """Copy the example's defs.yaml and landing into ``folder``, of the landing only what ``landed`` (globs) names.
+
+    Only where it is ``automatic`` hours are delivered by themselves, looked for as often as that is allowed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     text = (EXAMPLE / "defs.yaml").read_text()
     assert text.count("../../.demo/") == 3
-    (folder / "defs.yaml").write_text(text.replace("../../.demo/", ""))
+    text = text.replace("../../.demo/", "")
+    _, source, after = text.partition("      source:\n")
+    assert after
+    how = "      every: 10s\n" if automatic else "      automatic: false\n"
+    (folder / "defs.yaml").write_text(text.replace(source, how + source))
     for pattern in landed or ("*/*",):
         for found in (EXAMPLE / "landing").glob(pattern):
             target = folder / "landing" / found.relative_to(EXAMPLE / "landing")
