@@ -127,7 +127,7 @@ def _copy_frozen(real: OrganizationRun, again: OrganizationRun) -> None:
                 if digest:
                     to.put_data(kind, hour, run.workspace.data(kind, hour, digest, ending), ending)
             to.save("raw", hour, record)
-            for file in run.raw.strays_from(hour):
+            for file in run.workspace.strays_from(hour):
                 to.store.put(file, run.workspace.store.get(file))
     for hour in sorted(real.merged_workspace.hours("pairs")):
         pairs = real.merged_workspace.load("pairs", hour, PairsRecord)

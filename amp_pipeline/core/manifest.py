@@ -49,14 +49,16 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     delivered: int
 
 
-class MergedCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """landed + made = quarantined + repeats + delivered."""
+class MergedCounts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """landed + made = quarantined + repeats + deleted + delivered."""
 
     landed: int
     made: int
     quarantined: int
     repeats: int
     delivered: int
+    deleted: int = 0
+    """Of deleted users; left out where there are none."""
 
 
 class Range(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,8 +127,8 @@ def broken_sum(manifest: Manifest) -> str:
         return f"{counts.delivered} events are delivered, but the files hold {in_files}"
     merged = manifest.merged_ids
     if merged is not None:
-        if merged.landed + merged.made != merged.quarantined + merged.repeats + merged.delivered:
-            accounted = merged.quarantined + merged.repeats + merged.delivered
+        accounted = merged.quarantined + merged.repeats + merged.deleted + merged.delivered
+        if merged.landed + merged.made != accounted:
             return f"{merged.landed + merged.made} merged ids came in, but {accounted} are accounted for"
         if _rows(manifest, "merged_ids") != merged.delivered:
             return f"{merged.delivered} merged ids are delivered, but the file holds {_rows(manifest, 'merged_ids')}"

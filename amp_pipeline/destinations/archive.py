@@ -47,7 +47,7 @@ class Receipt:
     """Of the manifest."""
     manifest: Manifest
     why: str
-    """first, late data, settings, repair, forced, or "" where nothing had to be written."""
+    """first, late data, deletion, settings, repair, forced, or "" where nothing had to be written."""
     event_types: dict[str, int]
     """Delivered events by type."""
     written: list[str] = field(default_factory=list[str])
@@ -162,7 +162,7 @@ class Archive:
                 f"hour {hour} of {self._label} does not add up: {problem}; run deduped_events of the hour again, forced"
             )
         files = {source.file.name: source.file.bytes for source in plan.sources}
-        why = self._why(state, decided, force)
+        why = self._why(state, decided, force, events)
         written: list[str] = []
         deleted: list[str] = []
         claimed = self.names.claim(hour)
@@ -182,7 +182,7 @@ class Archive:
             "events": manifest.counts.delivered,
             "merged_ids": manifest.merged_ids.delivered if manifest.merged_ids else 0,
         }
-        change = events.change if why == "late data" else None
+        change = events.change if why in ("late data", "deletion") else None
         self.state.append(
             hour,
             LogEntry(
@@ -306,14 +306,16 @@ class Archive:
     def _matches(self, sources: list[Source]) -> bool:
         return all(_digest(self.store.chunks(source.file.name)) == source.file.sha256 for source in sources)
 
-    def _why(self, state: DeliveryState | None, decided: str, force: bool) -> str:
+    def _why(self, state: DeliveryState | None, decided: str, force: bool, events: DedupedRecord) -> str:
         if state is None:
             return "first"
         if force:
             return "forced"
         if state.fingerprint == decided:
             return "repair"
-        return "late data" if state.settings == self.settings else "settings"
+        if state.settings != self.settings:
+            return "settings"
+        return "deletion" if events.change and events.change.deletion else "late data"
 
     @property
     def _label(self) -> str:

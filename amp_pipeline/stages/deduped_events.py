@@ -10,14 +10,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import count
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from amp_pipeline.core import codec, dedupe, index
+from amp_pipeline.core import dedupe, index
 from amp_pipeline.core.errors import (
     AmpError,
     DamagedObjectError,
@@ -28,18 +27,16 @@ from amp_pipeline.core.errors import (
 from amp_pipeline.core.fingerprint import FORMAT, fingerprint
 from amp_pipeline.core.hours import Hour, between, window
 from amp_pipeline.core.index import KeyIndex, Keys
-from amp_pipeline.core.lines import Block, split_stored
-from amp_pipeline.core.overlap import Behind
+from amp_pipeline.core.lines import Block
+from amp_pipeline.stages.events_deletion import EventsDeletion, deleted_fingerprint
 from amp_pipeline.stages.raw_events import RawEvents
 from amp_pipeline.stages.second_pass import SecondPass
-from amp_pipeline.stages.stored_parts import changed_lines, check_part
-from amp_pipeline.storage.scratch import explained
+from amp_pipeline.stages.stored_parts import LARGE_BYTES, changed_lines, check_part, open_parts, put_parts
 from amp_pipeline.workspace.records import Change, DedupedRecord, PartRecord, RawRecord
 from amp_pipeline.workspace.store import sha256
 
-_LARGE_BYTES = 16 << 20
-"""Unpacked; hours from here on are worth threads."""
-
+DELETION = "a user's events are to be deleted from it"
+"""Why an hour is stale."""
 
 _LINES_COMPARED = 10_000_000
 """Of an hour before and after late data; comparing them takes about 32 bytes of memory each."""
@@ -65,6 +62,10 @@ class DedupedEvents:
         self._window_us = raw.project.dedupe.window // timedelta(microseconds=1)
         self._indexes: dict[str, KeyIndex] = {}
 
+    @property
+    def _deletion(self) -> EventsDeletion:
+        return EventsDeletion(self.workspace, self.raw.suppressed, self.project.parts)
+
     def uri(self, hour: Hour) -> str:
         """Return where the hour's files are, for people."""
         return self.workspace.uri("deduped", hour)
@@ -80,29 +81,48 @@ class DedupedEvents:
             LandingError: The hour's landing can't be used as it is.
             FrozenHourError: The parts would change, but the hour's landing is gone.
         """
-        before = self.workspace.deduped(hour)
+        before = self._without_deleted(hour, force=force)
         # Landed before the window, which its objects may have strays to, and after it, for strays from there.
         self.raw.land(hour)
         around = self._settled_window(hour, before)
         raw = self.raw.land(hour)
         repeats = self._repeats(hour, raw, around)
         landed_as = self._landed_as(raw)
-        decided = fingerprint(
+        kept_as = fingerprint(
             landed_as, [sha256(repeats[column].cast(pl.Int64).to_numpy().tobytes()) for column in repeats.columns]
         )
-        if before is not None and before.fingerprint == decided and not force:
+        stands = before is not None and (before.kept_as or before.fingerprint) == kept_as
+        # Where the landing is gone nothing can be made anew, and nothing need be while all is there as it was written.
+        if before is not None and stands and (not force or (self.raw.is_gone(hour, raw) and self._holds(before))):
             record = msgspec.structs.replace(before, window=around.digests, missing=around.missing)
             if record != before:
                 self.workspace.save("deduped", hour, record)
             return record
         if self.raw.is_gone(hour, raw):
-            changes = before is None or before.fingerprint != decided
-            why = "late data or settings would change it" if changes else "it was to be made anew"
+            why = "it was to be made anew" if stands else "late data or settings would change it"
             raise FrozenHourError(
                 f"hour {hour} can't be deduplicated again ({why}), because its landing objects are gone; "
                 "put them back and run the hour again"
             )
-        return self._write(hour, raw, repeats, around, decided, before)
+        return self._write(hour, raw, repeats, around, kept_as, before)
+
+    def _without_deleted(self, hour: Hour, *, force: bool = False) -> DedupedRecord | None:
+        """Return what is on record of ``hour``, without deleted users, whatever became of its landing.
+
+        Raises:
+            WorkspaceError: What is on record can't be read; with ``force`` it is left to be written anew.
+        """
+        before = self.workspace.deduped(hour)
+        if before is None:
+            return None
+        try:
+            return self._deletion.without_deleted(hour, before)
+        except (DamagedObjectError, ObjectNotFoundError) as error:
+            if not force:
+                raise WorkspaceError(
+                    f"deleted users can't be taken out of hour {hour}: {error}; run the hour again, forced"
+                ) from None
+            return before
 
     def identities_seen_twice(self, hour: Hour) -> int:
         """Return how many kept events of a recorded hour repeat another event of the window.
@@ -123,8 +143,7 @@ class DedupedEvents:
 
     def open_parts(self, record: DedupedRecord) -> Iterator[Block]:
         """Yield the lines of a recorded hour, in order."""
-        for part in record.parts:
-            yield from split_stored(codec.unpack(self.workspace.store.chunks(part.name), part.name))
+        return open_parts(self.workspace.store, record.parts)
 
     def is_stale(self, hour: Hour, record: DedupedRecord) -> str:
         """Return why a recorded hour has to run again, or "" where it stands.
@@ -138,6 +157,8 @@ class DedupedEvents:
             return str(error)
         if self._landed_as(raw) != record.landed_as:
             return "what landed in it changed, or its settings did"
+        if self.raw.reads and self._deletion.is_needed(hour, record):
+            return DELETION
         around = self._window(hour, record)
         differing = {
             key
@@ -247,17 +268,21 @@ class DedupedEvents:
         raw: RawRecord,
         repeats: pl.DataFrame,
         around: _Window,
-        decided: str,
+        kept_as: str,
         before: DedupedRecord | None,
     ) -> DedupedRecord:
         pass_ = SecondPass(self.raw, hour, raw, repeats)
-        parts = self._put_parts(hour, raw, pass_)
-        kept = sum(part.rows for part in parts)
-        if kept + len(repeats) != raw.events:
+        parts = put_parts(
+            self.workspace, hour, self.project.parts, pass_.kept(), at_once=raw.landed_bytes < LARGE_BYTES
+        )
+        kept, deleted = sum(part.rows for part in parts), pass_.deleted_by.total()
+        if kept + len(repeats) + deleted != raw.events:
             raise WorkspaceError(
-                f"hour {hour}: {raw.events} events landed, but {kept} were kept and {len(repeats)} are repeats; "
-                "run the hour again, forced"
+                f"hour {hour}: {raw.events} events landed, but {kept} were kept, {deleted} deleted, and {len(repeats)} "
+                "are repeats; run the hour again, forced"
             )
+        deleted_by = dict(sorted(pass_.deleted_by.items()))
+        decided = deleted_fingerprint(kept_as, deleted_by)
         self.workspace.put_report("repeats", hour, pass_.report)
         record = DedupedRecord(
             format=FORMAT,
@@ -274,15 +299,29 @@ class DedupedEvents:
             repeats=len(repeats),
             conflicts=int(repeats["conflict"].sum()),
             first_seen=dict(sorted(pass_.first_seen.items())),
-            event_types=dict(sorted((Counter(raw.event_types) - pass_.repeated_types).items())),
+            event_types=dict(sorted((Counter(raw.event_types) - pass_.repeated_types - pass_.deleted_types).items())),
             event_time=pass_.event_time,
             server_upload_time=pass_.server_upload_time,
+            deleted=deleted,
+            deleted_by=deleted_by,
+            kept_as=kept_as if deleted_by else "",
+            suppressions=self.raw.suppressed.at(hour).fingerprint,
         )
         self.workspace.save("deduped", hour, record)
-        # Those of the record before this one stay, for a delivery that is reading them.
-        known = [*parts, *(before.parts if before else ())]
+        # Those of the record before this one stay, for a delivery that is reading them, unless deleted users are in it.
+        clean = before is not None and before.suppressions == record.suppressions
+        known = [*parts, *(before.parts if before and clean else ())]
         self.workspace.remove_other_data("deduped", hour, [part.name for part in known])
         return record
+
+    def _holds(self, record: DedupedRecord) -> bool:
+        """Tell whether the parts of a record are what was written."""
+        try:
+            for part in record.parts:
+                check_part(self.workspace.store, part)
+        except (ObjectNotFoundError, WorkspaceError):
+            return False
+        return True
 
     def _change(self, before: DedupedRecord | None, decided: str, parts: list[PartRecord]) -> Change | None:
         """Return what the writing changed; None where that is not known."""
@@ -296,25 +335,6 @@ class DedupedEvents:
             # Written again because it was damaged: what it was is not known.
             return None
         return Change(before=before.fingerprint, added=added, removed=removed)
-
-    def _put_parts(self, hour: Hour, raw: RawRecord, pass_: SecondPass) -> list[PartRecord]:
-        """Write the lines that are kept; of a large hour, reading, packing and checking go on at the same time."""
-        at_once = raw.landed_bytes < _LARGE_BYTES
-        numbers = count()
-
-        def put(part: codec.Part) -> PartRecord:
-            record = self.workspace.put_part(hour, next(numbers), part)
-            check_part(self.workspace.store, record)
-            return record
-
-        with explained(), Behind[PartRecord](at_once=at_once) as written:
-            parts = self.project.parts
-            with codec.PartsPacker(
-                parts.size, lambda part: written.do(put, part), compression=parts.compression, at_once=at_once
-            ) as packer:
-                for block, keep in pass_.kept():
-                    packer.add(block, keep)
-        return written.results
 
 
 def _inputs_as(raw: RawRecord) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 
 import msgspec
 
@@ -20,12 +22,30 @@ from amp_pipeline.core.fingerprint import FORMAT, fingerprint
 from amp_pipeline.core.hours import Hour, between
 from amp_pipeline.core.lines import is_blank, split_stored
 from amp_pipeline.core.merged_ids import Merge
+from amp_pipeline.core.suppression import Suppressed
 from amp_pipeline.sources import landing
 from amp_pipeline.sources.landing import Listing, ObjectReader
+from amp_pipeline.stages.deletion import clean_quarantine
 from amp_pipeline.stages.raw_events import RawEvents
 from amp_pipeline.storage.objects import ObjectInfo, ObjectStore
-from amp_pipeline.workspace.records import Input, MergedRecord, PairsRecord, PartRecord
+from amp_pipeline.workspace.records import Input, MergedRecord, PairsRecord, PartRecord, RawRecord
 from amp_pipeline.workspace.store import OrganizationStore, quarantined
+
+
+@dataclass
+class _Made:
+    """The merged ids that events of an hour make, by project."""
+
+    digests: dict[str, str] = field(default_factory=dict[str, str])
+    records: dict[str, RawRecord] = field(default_factory=dict[str, RawRecord])
+    """Of the projects of which there is one."""
+    missing: list[int] = field(default_factory=list[int])
+    """Projects whose landing could not be read."""
+
+    @property
+    def deleted(self) -> int:
+        """How many are left out because their users were deleted."""
+        return sum(record.made_deleted for record in self.records.values())
 
 
 class MergedIds:
@@ -45,6 +65,11 @@ class MergedIds:
         self._current: dict[Hour, PairsRecord] = {}
         self._pairs: dict[str, list[Merge]] = {}
 
+    @cached_property
+    def suppressed(self) -> Suppressed:
+        """The deleted users of all projects: merged ids belong to the organization."""
+        return Suppressed(listed for one in self._raw for listed in one.suppressed.all)
+
     def uri(self, hour: Hour) -> str:
         """Return where the hour's files are, for people."""
         return self.workspace.uri("merged_ids", hour)
@@ -62,13 +87,14 @@ class MergedIds:
         kept = merged_ids.drop_repeats(merges, self.earlier(window)) if merges else []
         decided = _decided(here, merges, kept)
         if before is not None and before.fingerprint == decided and not force:
+            before = self._settled(hour, before, here)
             record = msgspec.structs.replace(before, window=window, pairs=here.pairs, missing=here.missing)
             if record != before:
                 self.workspace.save("merged_ids", hour, record)
             return record
         part = codec.pack_one(merge.line for merge in kept)
         stored = self._put(hour, part) if part is not None else None
-        made = sum(merge.made for merge in merges)
+        made = sum(merge.made for merge in merges) + here.made_deleted
         record = MergedRecord(
             format=FORMAT,
             hour=hour.key,
@@ -82,10 +108,13 @@ class MergedIds:
             made=made,
             repeats=len(merges) - len(kept),
             reasons=here.reasons,
+            deleted=here.landed_deleted + here.made_deleted,
+            suppressions=here.suppressions,
         )
         self.workspace.save("merged_ids", hour, record)
-        # That of the record before this one stays, for a delivery that is reading it.
-        known = [part.name for part in (stored, before.part if before else None) if part is not None]
+        # That of the record before this one stays, for a delivery that is reading it, unless deleted users are in it.
+        clean = before is not None and before.suppressions == record.suppressions
+        known = [part.name for part in (stored, before.part if before and clean else None) if part is not None]
         self.workspace.remove_other_data("merged_ids", hour, known)
         return record
 
@@ -95,6 +124,7 @@ class MergedIds:
         window = self._window(hour)
         counts = (here.landed, here.quarantined) == (record.landed, record.quarantined)
         if counts and here.pairs == record.pairs and window == record.window:
+            self._settled(hour, record, here)
             return False
         merges = self.merges(hour, here.pairs)
         kept = merged_ids.drop_repeats(merges, self.earlier(window)) if merges else []
@@ -111,22 +141,10 @@ class MergedIds:
             return self._current[hour]
         before = self.workspace.load("pairs", hour, PairsRecord)
         objects = [(store, info) for store, listing in self._listings.values() for info in listing.objects(hour)]
-        made: dict[str, str] = {}
-        missing: list[int] = []
-        for one in self._raw:
-            if not one.project.holds(hour):
-                continue
-            try:
-                record = one.land(hour) if one.has_landed(hour) else None
-            except AmpError:
-                # What is on record of it still counts; the hour is stale once the rest can be read.
-                missing.append(one.project.id)
-                record = one.recorded(hour)
-            project = str(one.project.id)
-            if record is not None:
-                made[project] = record.made_merges
-            elif before is not None and project in before.made:
-                made[project] = before.made[project]
+        made = self._made(hour, before)
+        if before is not None:
+            # Before anything else, so that it does not depend on what became of the landing.
+            before = self._without_deleted(hour, before, made.records)
         seen = [(info.name, info.size, info.version) for _, info in objects]
         gone = before is not None and _vanished(before, [name for name, _, _ in seen])
         if before is not None and gone:
@@ -135,18 +153,37 @@ class MergedIds:
             before is not None
             and not (force and not gone)
             and seen == [(item.object, item.size, item.version) for item in before.inputs]
-            and before.made == made
+            and before.made == made.digests
         ):
-            pairs = msgspec.structs.replace(before, missing=missing)
+            pairs = msgspec.structs.replace(before, missing=made.missing)
         elif not objects and before is not None and before.inputs:
             raise FrozenHourError(
                 f"the merged ids of hour {hour} can't be made again from events that landed late, because its landed "
                 f"merged-id objects are gone ({before.inputs[0].object}, …); put them back and run the hour again"
             )
         else:
-            pairs = self._read(hour, objects, made, missing)
+            pairs = self._read(hour, objects, made)
         self._current[hour] = pairs
         return pairs
+
+    def _made(self, hour: Hour, before: PairsRecord | None) -> _Made:
+        found = _Made()
+        for one in self._raw:
+            if not one.project.holds(hour):
+                continue
+            try:
+                record = one.land(hour) if one.has_landed(hour) else None
+            except AmpError:
+                # What is on record of it still counts; the hour is stale once the rest can be read.
+                found.missing.append(one.project.id)
+                record = one.recorded(hour)
+            project = str(one.project.id)
+            if record is not None:
+                found.digests[project] = record.made_merges
+                found.records[project] = record
+            elif before is not None and project in before.made:
+                found.digests[project] = before.made[project]
+        return found
 
     def merges(self, hour: Hour, pairs: str) -> list[Merge]:
         """Return recorded merges by their digest."""
@@ -186,9 +223,7 @@ class MergedIds:
         landed = any(one.project.holds(hour) and one.has_landed(hour) for one in self._raw)
         return landed or self.has_objects(hour) or self.workspace.has_record("pairs", hour)
 
-    def _read(
-        self, hour: Hour, objects: list[tuple[ObjectStore, ObjectInfo]], made: dict[str, str], missing: list[int]
-    ) -> PairsRecord:
+    def _read(self, hour: Hour, objects: list[tuple[ObjectStore, ObjectInfo]], made: _Made) -> PairsRecord:
         merges: list[Merge] = []
         quarantine = codec.LinePacker()
         reasons: Counter[str] = Counter()
@@ -197,27 +232,79 @@ class MergedIds:
             inputs.append(_read_object(store, info, merges, quarantine, reasons))
         landed = len(merges)
         for one in self._raw:
-            if digest := made.get(str(one.project.id)):
+            if digest := made.digests.get(str(one.project.id)):
                 data = one.workspace.data("made_merges", hour, digest, ".json.gz")
                 merges += [
                     merged_ids.read_made(line)
                     for block in split_stored(codec.unpack([data], digest))
                     for line in block.lines
                 ]
-        part = codec.pack_one(msgspec.json.encode(merge) for merge in merges)
+        here = self.suppressed.at(hour)
+        kept = [merge for merge in merges if here.of_merge(*merge.pair) is None]
+        landed_kept = sum(not merge.made for merge in kept)
+        part = codec.pack_one(msgspec.json.encode(merge) for merge in kept)
         record = PairsRecord(
             format=FORMAT,
             hour=hour.key,
             inputs=inputs,
-            made=made,
-            missing=missing,
+            made=made.digests,
+            missing=made.missing,
             pairs=self.workspace.put_data("pairs", hour, part.data, ".jsonl.gz") if part else "",
             landed=landed + quarantine.rows,
             quarantined=quarantine.rows,
             reasons=dict(sorted(reasons.items())),
+            landed_deleted=landed - landed_kept,
+            made_deleted=made.deleted + len(merges) - landed - (len(kept) - landed_kept),
+            suppressions=here.fingerprint,
         )
         self.workspace.put_report("merged_quarantine", hour, quarantine)
         self.workspace.save("pairs", hour, record)
+        if here:
+            clean_quarantine(self.workspace, "merged_quarantine", hour, here)
+            self._remove_other_pairs(hour, record)
+        return record
+
+    def _without_deleted(self, hour: Hour, record: PairsRecord, raw: dict[str, RawRecord]) -> PairsRecord:
+        """Take deleted users out of what is on record of an hour, whatever became of its landing."""
+        here = self.suppressed.at(hour)
+        if record.suppressions == here.fingerprint or not all(one.reads for one in self._raw):
+            return record
+        clean_quarantine(self.workspace, "merged_quarantine", hour, here)
+        merges = self.merges(hour, record.pairs)
+        kept = [merge for merge in merges if here.of_merge(*merge.pair) is None]
+        if len(kept) < len(merges):
+            part = codec.pack_one(msgspec.json.encode(merge) for merge in kept)
+            made = sum(merge.made for merge in merges) - sum(merge.made for merge in kept)
+            record = msgspec.structs.replace(
+                record,
+                pairs=self.workspace.put_data("pairs", hour, part.data, ".jsonl.gz") if part else "",
+                landed_deleted=record.landed_deleted + len(merges) - len(kept) - made,
+                made_deleted=record.made_deleted + made,
+            )
+        # Those made from events were taken out there as well.
+        made_now = {
+            project: raw[project].made_merges if project in raw and digest in raw[project].made_before else digest
+            for project, digest in record.made.items()
+        }
+        record = msgspec.structs.replace(record, made=made_now)
+        self.workspace.save("pairs", hour, record)
+        self._remove_other_pairs(hour, record)
+        # Last: whoever is killed before this is followed by a run that does it all again.
+        record = msgspec.structs.replace(record, suppressions=here.fingerprint)
+        self.workspace.save("pairs", hour, record)
+        return record
+
+    def _remove_other_pairs(self, hour: Hour, record: PairsRecord) -> None:
+        name = self.workspace.data_name("pairs", hour, record.pairs, ".jsonl.gz")
+        self.workspace.remove_other_data("pairs", hour, [name] if record.pairs else [])
+
+    def _settled(self, hour: Hour, record: MergedRecord, here: PairsRecord) -> MergedRecord:
+        """Return the record of an hour that stands, noted to be held against the list of deleted users."""
+        if record.suppressions == here.suppressions or not all(one.reads for one in self._raw):
+            return record
+        self.workspace.remove_other_data("merged_ids", hour, [record.part.name] if record.part else [])
+        record = msgspec.structs.replace(record, suppressions=here.suppressions)
+        self.workspace.save("merged_ids", hour, record)
         return record
 
     def _put(self, hour: Hour, part: codec.Part) -> PartRecord:
@@ -242,7 +329,9 @@ def _vanished(before: PairsRecord, have: list[str]) -> bool:
 
 
 def _decided(here: PairsRecord, merges: list[Merge], kept: list[Merge]) -> str:
-    return fingerprint([merge.text for merge in kept], here.landed, here.quarantined, len(merges))
+    deleted = here.landed_deleted + here.made_deleted
+    rows = [merge.text for merge in kept], here.landed, here.quarantined, len(merges)
+    return fingerprint(*rows, deleted) if deleted else fingerprint(*rows)
 
 
 def _read_object(

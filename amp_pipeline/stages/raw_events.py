@@ -9,30 +9,33 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import cached_property
 
 import msgspec
 
 from amp_pipeline.config import Project
-from amp_pipeline.core import codec
-from amp_pipeline.core.errors import AmpError, FrozenHourError, LandingError, ObjectNotFoundError
+from amp_pipeline.core import codec, deleted
+from amp_pipeline.core.deleted import DeletedEvent
+from amp_pipeline.core.errors import AmpError, FrozenHourError, LandingError
 from amp_pipeline.core.fingerprint import FORMAT, fingerprint
 from amp_pipeline.core.hours import Hour
-from amp_pipeline.core.lines import Block, block_of
+from amp_pipeline.core.lines import Block
+from amp_pipeline.core.suppression import Suppressed
 from amp_pipeline.core.telling import Rules, Teller
 from amp_pipeline.sources import landing
 from amp_pipeline.sources.landing import ObjectReader
+from amp_pipeline.stages.deletion import RawDeletion
+from amp_pipeline.stages.numbered import deleted_events, numbered, stray_origin, without
 from amp_pipeline.stages.scan import Scan
 from amp_pipeline.stages.teller import Workers
 from amp_pipeline.storage.objects import ObjectInfo, ObjectStore
 from amp_pipeline.storage.scratch import scratch
 from amp_pipeline.workspace.records import Input, RawRecord
 from amp_pipeline.workspace.store import ProjectStore
+from amp_pipeline.workspace.suppressions import SuppressionStore
 
 LARGE_BYTES = 24 << 20
 """Packed; hours from here on are worth processes, which cost half a second of CPU to start."""
-
-_LINES_AT_ONCE = 16_384
-"""What is read of a line takes up to 2 KB, however short it is."""
 
 
 class RawEvents:
@@ -58,7 +61,7 @@ class RawEvents:
             most_keys: About how many keys of events may be in memory.
             reads: Whether the landing's objects may be read; else what is on record of an hour is what landed.
         """
-        self._reads = reads
+        self.reads = reads
         self._most_keys = most_keys
         self._teller = Teller()
         self._workers = workers
@@ -72,6 +75,28 @@ class RawEvents:
         self._current: dict[Hour, RawRecord] = {}
         self._accepted: list[str] | None = None
         self._bounds = [project.first_hour.key, project.last_hour.key if project.last_hour else None]
+
+    @cached_property
+    def suppressed(self) -> Suppressed:
+        """The users of the project that were deleted."""
+        return SuppressionStore(self.workspace).suppressed()
+
+    @cached_property
+    def _deletion(self) -> RawDeletion:
+        return RawDeletion(self.workspace, self.suppressed, self._rules, self._forget)
+
+    def without_deleted(self, hour: Hour, record: RawRecord, *, force: bool = False) -> RawRecord:
+        """Take deleted users out of what the workspace holds of a recorded hour, whatever became of its landing.
+
+        Raises:
+            AmpError: Something of it can't be read; with ``force`` it is left to be written anew.
+        """
+        try:
+            return self._deletion.without_deleted(hour, record)
+        except AmpError:
+            if not force:
+                raise
+            return record
 
     def is_complete(self, hour: Hour) -> bool:
         """Tell whether the source says that the hour is complete; always where it has no markers."""
@@ -102,13 +127,17 @@ class RawEvents:
         if not force and hour in self._current:
             return self._current[hour]
         record = self.workspace.raw(hour)
-        if not self._reads:
+        if not self.reads:
             if record is None:
                 raise LandingError(f"hour {hour} of {self.project.slug} has not been read yet")
             self._current[hour] = record
             return record
+        if record is not None:
+            # Before anything else, so that it does not depend on what became of the landing.
+            record = self.without_deleted(hour, record, force=force)
         inputs = self._inputs(hour)
         if record is not None:
+            record = self._deletion.with_cleaned_strays(hour, record, [info for _, _, info in inputs])
             frozen = self._vanished(hour, record, inputs)
             if frozen or (
                 not force and self._judges_as(record) and _seen(record.inputs) == [_seen_now(*item) for item in inputs]
@@ -127,11 +156,11 @@ class RawEvents:
             FrozenHourError: All of them have, and something new would change it.
         """
         # Where nothing is read, all that is told of an hour is told of the same record.
-        record = self._current.get(hour) if not self._reads else None
+        record = self._current.get(hour) if not self.reads else None
         record = record or self.workspace.raw(hour)
         if record is None:
             return False
-        if not self._reads:
+        if not self.reads:
             self._current[hour] = record
         inputs = self._inputs(hour)
         if self._vanished(hour, record, inputs):
@@ -179,10 +208,10 @@ class RawEvents:
         for item in record.inputs:
             reader = self._reader(item.object, item.stray_file, item.size, to_the_damage=item.damaged)
             left = item.lines
-            for numbers, block in _numbered(reader, stray=bool(item.stray_file)):
+            for numbers, block in numbered(reader, stray=bool(item.stray_file)):
                 yield item.object, numbers[:left], block.first(left)
                 left = max(0, left - len(block))
-            if reader.sha256 != item.sha256:
+            if reader.sha256 not in (item.sha256, *item.without_deleted):
                 self._current.pop(Hour.parse(record.hour), None)
                 raise LandingError(
                     f"{self.source.uri(item.object)} changed while hour {record.hour} was read; run the hour again"
@@ -192,7 +221,7 @@ class RawEvents:
         """Return landing object, file of strays ("" for the object itself) and what is known of it, in order."""
         found = [(info.name, "", info) for info in self._listing.objects(hour)]
         for info in self._strays_to(hour):
-            origin = _stray_origin(self.workspace.store, info.name)
+            origin = stray_origin(self.workspace.store, info.name)
             # The project's first or last hour may have been set anew since those strays came.
             named = self._pattern.hour_of(origin)
             if named is not None and self.project.holds(named):
@@ -233,7 +262,7 @@ class RawEvents:
         return record.bounds == self._bounds or (strays and "outside_project" not in record.reasons)
 
     def _read(self, hour: Hour, inputs: list[tuple[str, str, ObjectInfo]], before: RawRecord | None) -> RawRecord:
-        with scratch() as folder, closing(Scan(folder, self._most_keys)) as scan:
+        with scratch() as folder, closing(Scan(folder, self._most_keys, self._deletion.of(hour))) as scan:
             return self._record(hour, inputs, before, scan)
 
     def _record(
@@ -241,7 +270,7 @@ class RawEvents:
     ) -> RawRecord:
         large = sum(info.size for _, _, info in inputs) >= LARGE_BYTES
         read = [self._scan_object(hour, scan, *item, large=large) for item in inputs]
-        landed = scan.keys.events + scan.quarantine.rows
+        landed = scan.keys.events + scan.quarantined
         if before is None and not self._listing.objects(hour) and landed < self.workspace.landed_before(hour):
             raise FrozenHourError(
                 f"more lines landed in hour {hour} before, but its record is gone or of another version, and its "
@@ -264,7 +293,7 @@ class RawEvents:
             inputs=read,
             landed=landed,
             events=scan.keys.events,
-            quarantined=scan.quarantine.rows,
+            quarantined=scan.quarantined,
             strays_in=scan.strays_in,
             strays_out=dict(sorted(strays_out.items())),
             landed_bytes=scan.landed_bytes,
@@ -273,8 +302,12 @@ class RawEvents:
             reasons=dict(sorted(scan.reasons.items())),
             event_types=scan.event_types,
             made_merges=merges_digest,
+            made_deleted=scan.made_deleted,
+            suppressions=self._deletion.fingerprint(hour, strays_out),
         )
         self.workspace.save("raw", hour, record)
+        if record.suppressions:
+            self._deletion.remove_other_merges(hour, record)
         if before is not None and before.rows != rows_digest:
             # Those of the record before this one stay, for a run that is using them.
             known = [self.workspace.data_name("rows", hour, digest, ".rows") for digest in (rows_digest, before.rows)]
@@ -287,17 +320,20 @@ class RawEvents:
         reader = self._reader(name, stray_file, info.size, to_the_damage=self.workspace.was_accepted(name))
         first = scan.position
         rest: list[tuple[int, bytes]] = []
-        numbered = self._before_the_damage(name, reader, _numbered(reader, stray=bool(stray_file)), rest)
-        waiting: list[Sequence[int]] = []
+        lines = self._before_the_damage(name, reader, numbered(reader, stray=bool(stray_file)), rest)
+        waiting: list[tuple[Sequence[int], dict[int, DeletedEvent]]] = []
 
         def blocks() -> Iterator[tuple[Block, Rules]]:
-            for numbers, block in numbered:
-                waiting.append(numbers)
-                yield block, self._rules(hour)
+            for numbers, block in lines:
+                gone = deleted_events(numbers, block)
+                waiting.append((numbers, gone))
+                yield without(block, gone) if gone else block, self._rules(hour)
 
         told = self._workers.tell(blocks()) if large else (self._teller.tell(*item) for item in blocks())
         for one in told:
-            scan.add(name, waiting.pop(0), one)
+            numbers, gone = waiting.pop(0)
+            scan.made_deleted += sum(event.made_deleted for event in gone.values())
+            scan.add(name, numbers, deleted.with_deleted(one, gone) if gone else one)
         for number, line in rest:
             scan.add_truncated(name, number, line)
         if stray_file:
@@ -316,7 +352,7 @@ class RawEvents:
         self,
         name: str,
         reader: ObjectReader,
-        numbered: Iterator[tuple[Sequence[int], Block]],
+        lines: Iterator[tuple[Sequence[int], Block]],
         rest: list[tuple[int, bytes]],
     ) -> Iterator[tuple[Sequence[int], Block]]:
         """Yield an object's blocks; what an accepted one has between its last line end and the damage goes to ``rest``.
@@ -325,7 +361,7 @@ class RawEvents:
             LandingError: The object is damaged, and was not accepted by hand.
         """
         held: tuple[Sequence[int], Block] | None = None
-        for item in numbered:
+        for item in lines:
             if held is not None:
                 yield held
             held = item
@@ -364,8 +400,8 @@ class RawEvents:
         doesn't know.
         """
         written = {self.workspace.stray_file(*where): (where[0], lines.finish()) for where, lines in strays.items()}
-        plan = self._stray_plan(hour)
-        planned = self.strays_from(hour)
+        plan = self.workspace.stray_plan(hour)
+        planned = self.workspace.strays_from(hour)
         if not written and not planned:
             return
         self.workspace.store.put(plan, msgspec.json.encode(sorted({*written, *planned})))
@@ -380,16 +416,6 @@ class RawEvents:
             self._current = {hour: record for hour, record in self._current.items() if hour.day != day}
         self.workspace.store.put(plan, msgspec.json.encode(sorted(written)))
 
-    def _stray_plan(self, hour: Hour) -> str:
-        return self.workspace.path("strays_from", hour, ".json")
-
-    def strays_from(self, hour: Hour) -> list[str]:
-        """Return the files of strays that objects of ``hour`` have, or had when a run was killed."""
-        try:
-            return msgspec.json.decode(self.workspace.store.get(self._stray_plan(hour)), type=list[str])
-        except ObjectNotFoundError:
-            return []
-
     def _forget(self, hour: Hour) -> None:
         self._stray_days.pop(hour.day, None)
         self._current.pop(hour, None)
@@ -397,29 +423,6 @@ class RawEvents:
 
 def _accept_command(project: Project, name: str) -> str:
     return f"amp-pipeline accept --project {project.slug} '{name}'"
-
-
-def _numbered(reader: ObjectReader, *, stray: bool) -> Iterator[tuple[Sequence[int], Block]]:
-    """Yield an object's lines and their numbers in the landing object.
-
-    A file of strays tells the numbers (see :class:`Scan`).
-    """
-    if stray:
-        for block in reader.stored_blocks():
-            pairs = [text.partition(b"\t") for text in block.lines if b"\t" in text]
-            yield [int(number) for number, _, _ in pairs], block_of(line for _, _, line in pairs)
-        return
-    first = 1
-    for large in reader.blocks():
-        for block in large.at_most(_LINES_AT_ONCE):
-            yield range(first, first + len(block)), block
-            first += len(block)
-
-
-def _stray_origin(store: ObjectStore, file: str) -> str:
-    for block in ObjectReader(store, file).stored_blocks():
-        return msgspec.json.decode(block.line(0), type=str)
-    raise LandingError(f"{store.uri(file)} is empty; delete it and run the hour it came from again")
 
 
 def _seen(inputs: list[Input]) -> list[tuple[str, str, int, str]]:

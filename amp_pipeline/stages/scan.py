@@ -14,6 +14,7 @@ from amp_pipeline.core.envelope import Bad
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.lines import is_blank
 from amp_pipeline.core.telling import Told
+from amp_pipeline.stages.deletion import HourDeletion
 from amp_pipeline.workspace.keys import KeysWriter
 from amp_pipeline.workspace.store import quarantined
 
@@ -24,18 +25,22 @@ _IN_MEMORY_BYTES = 256 << 10
 class Scan:
     """Takes what is told of an hour's blocks, in order, and keeps what the hour's record and index need."""
 
-    def __init__(self, scratch: Path, most_keys: int) -> None:
+    def __init__(self, scratch: Path, most_keys: int, deletion: HourDeletion) -> None:
         """Begin without lines.
 
         Args:
             scratch: An empty folder on local disk.
             most_keys: About how many keys may be in memory.
+            deletion: Who is left out of all but the key index.
         """
+        self._deletion = deletion
         self._types: Counter[str] = Counter()
         self.position = 0
         """Lines so far, of all objects."""
         self.keys = KeysWriter(scratch, most_keys)
         self.quarantine = codec.LinePacker()
+        self.quarantined = 0
+        """Lines, also those that the quarantine does not hold because their users were deleted."""
         self.reasons: Counter[str] = Counter()
         self.strays: dict[tuple[Hour, str], codec.LinePacker] = {}
         """Lines of other hours, by their hour and the landing object they stand in."""
@@ -43,6 +48,7 @@ class Scan:
         self.landed_bytes = 0
         self.made_merges: list[tuple[int, int, bytes]] = []
         """Time, row and record; in order of arrival when sorted."""
+        self.made_deleted = 0
 
     def close(self) -> None:
         """Close what is open."""
@@ -69,7 +75,11 @@ class Scan:
         )
         self.landed_bytes += told.unpacked_bytes
         self._types.update(told.event_types)
-        self.made_merges += [(made.upload, self.position + made.position, made.record) for made in told.merging]
+        for made in told.merging:
+            if self._deletion.takes_merge(made.record):
+                self.made_deleted += 1
+            else:
+                self.made_merges.append((made.upload, self.position + made.position, made.record))
         self.position += told.lines
 
     def add_truncated(self, name: str, number: int, rest: bytes) -> None:
@@ -80,11 +90,13 @@ class Scan:
 
     def _quarantine(self, name: str, number: int, line: bytes, bad: Bad) -> None:
         self.reasons[bad.reason] += 1
-        self.quarantine.add(msgspec.json.encode(quarantined(name, number, line, bad)))
+        self.quarantined += 1
+        if not self._deletion.takes_bad_line(line):
+            self.quarantine.add(msgspec.json.encode(quarantined(name, number, line, bad)))
 
     def _stray(self, target: Hour, name: str, number: int, line: bytes) -> None:
         """Keep a line behind its number; the file's first line names the landing object."""
         if (target, name) not in self.strays:
             self.strays[target, name] = codec.LinePacker(_IN_MEMORY_BYTES)
             self.strays[target, name].add(msgspec.json.encode(name))
-        self.strays[target, name].add(b"%d\t%s" % (number, line))
+        self.strays[target, name].add(self._deletion.stray(target, number, line))

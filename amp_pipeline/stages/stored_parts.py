@@ -1,19 +1,67 @@
-"""Deduplicated parts as they are stored: held against what was written, and against what was there before."""
+"""Deduplicated parts as they are stored: written, read, held against what was written and what was there before."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from amp_pipeline.config import Parts
 from amp_pipeline.core import codec
 from amp_pipeline.core.errors import DamagedObjectError, WorkspaceError
-from amp_pipeline.core.lines import split_stored
+from amp_pipeline.core.hours import Hour
+from amp_pipeline.core.lines import Block, split_stored
+from amp_pipeline.core.overlap import Behind
 from amp_pipeline.storage.objects import ObjectStore
+from amp_pipeline.storage.scratch import explained
 from amp_pipeline.workspace.records import PartRecord
+from amp_pipeline.workspace.store import ProjectStore
+
+LARGE_BYTES = 16 << 20
+"""Unpacked; hours from here on are worth threads."""
+
+
+def open_parts(store: ObjectStore, parts: Sequence[PartRecord]) -> Iterator[Block]:
+    """Yield the lines of stored parts, in order.
+
+    Raises:
+        DamagedObjectError: A part can't be unpacked.
+        ObjectNotFoundError: A part is gone.
+    """
+    for part in parts:
+        yield from split_stored(codec.unpack(store.chunks(part.name), store.uri(part.name)))
+
+
+def put_parts(
+    workspace: ProjectStore,
+    hour: Hour,
+    parts: Parts,
+    lines: Iterable[tuple[Block, npt.NDArray[np.bool_]]],
+    *,
+    at_once: bool,
+) -> list[PartRecord]:
+    """Write the lines that are kept; of a large hour, reading, packing and checking go on at the same time."""
+    numbers = count()
+
+    def put(part: codec.Part) -> PartRecord:
+        record = workspace.put_part(hour, next(numbers), part)
+        check_part(workspace.store, record)
+        return record
+
+    with (
+        explained(),
+        Behind[PartRecord](at_once=at_once) as written,
+        codec.PartsPacker(
+            parts.size, lambda part: written.do(put, part), compression=parts.compression, at_once=at_once
+        ) as packer,
+    ):
+        for block, keep in lines:
+            packer.add(block, keep)
+    return written.results
 
 
 def check_part(store: ObjectStore, part: PartRecord) -> None:
@@ -61,6 +109,5 @@ def changed_lines(store: ObjectStore, before: Sequence[PartRecord], after: Seque
 
 def _line_digests(store: ObjectStore, parts: Sequence[PartRecord]) -> npt.NDArray[np.uint64]:
     """Return 8 bytes of digest of each line: two of a million lines share one by chance in 1 of 37 million hours."""
-    blocks = (split_stored(codec.unpack(store.chunks(part.name), store.uri(part.name))) for part in parts)
-    digests = (xxhash.xxh3_64_intdigest(line) for of_part in blocks for block in of_part for line in block.lines)
+    digests = (xxhash.xxh3_64_intdigest(line) for block in open_parts(store, parts) for line in block.lines)
     return np.fromiter(digests, np.uint64)

@@ -26,6 +26,8 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Lines in the object, blank ones too."""
     damaged: bool = False
     """Damaged, and accepted by hand."""
+    without_deleted: list[str] = msgspec.field(default_factory=list[str])
+    """Digests of the same file of strays after events of deleted users were taken out of it."""
 
 
 class RawRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +54,12 @@ class RawRecord(msgspec.Struct, frozen=True, kw_only=True):
     event_types: dict[str, int]
     made_merges: str = ""
     """Digest of the merged ids made from events; empty where there are none."""
+    made_deleted: int = 0
+    """Merged ids made from events that are left out because their users were deleted."""
+    made_before: list[str] = []
+    """Digests of the merged ids made from events before deleted ones were taken out."""
+    suppressions: str = ""
+    """Fingerprint of the list of deleted users that quarantine, strays and merged ids were held against."""
 
     @property
     def lines(self) -> int:
@@ -94,6 +102,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     """Lines that were not there before."""
     removed: int
     """Lines that are there no more."""
+    deletion: bool = False
+    """They belonged to deleted users."""
 
 
 class DedupedRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,6 +132,14 @@ class DedupedRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Fingerprint of what landed alone; empty in records of before this was kept."""
     change: Change | None = None
     """What the last writing changed; None for the first."""
+    deleted: int = 0
+    """Events that are no repeats, but whose users were deleted."""
+    deleted_by: dict[str, int] = {}
+    """The same by the id of the suppression."""
+    kept_as: str = ""
+    """The fingerprint that the hour would have if nobody were deleted; empty where nobody is."""
+    suppressions: str = ""
+    """Fingerprint of the list of deleted users that parts and repeats were held against."""
 
     @property
     def rows(self) -> int:
@@ -144,6 +162,12 @@ class PairsRecord(msgspec.Struct, frozen=True, kw_only=True):
     landed: int
     quarantined: int
     reasons: dict[str, int]
+    landed_deleted: int = 0
+    """Landed ones that are left out because their users were deleted."""
+    made_deleted: int = 0
+    """The same of those made from events."""
+    suppressions: str = ""
+    """Fingerprint of the list of deleted users that they were held against."""
 
 
 class MergedRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,6 +186,10 @@ class MergedRecord(msgspec.Struct, frozen=True, kw_only=True):
     made: int
     repeats: int
     reasons: dict[str, int]
+    deleted: int = 0
+    """Merged ids of deleted users."""
+    suppressions: str = ""
+    """Fingerprint of the list of deleted users that it was made by."""
 
     @property
     def rows(self) -> int:
@@ -202,7 +230,7 @@ class LogEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     version: str
     """Version of amp_pipeline."""
     why: str
-    """first, late data, settings, repair or forced."""
+    """first, late data, deletion, settings, repair or forced."""
     before: dict[str, int]
     """Rows delivered before: events, merged_ids."""
     after: dict[str, int]

@@ -218,10 +218,13 @@ class HourStore:
             hour: Its hour.
             entry: What is read of each.
         """
-        decode = msgspec.json.Decoder(entry).decode
+        yield from map(msgspec.json.Decoder(entry).decode, self.report_lines(kind, hour))
+
+    def report_lines(self, kind: str, hour: Hour) -> Iterator[bytes]:
+        """Yield the entries of a report as they are stored."""
         try:
             for block in split_stored(codec.unpack(self.store.chunks(self.path(kind, hour, ".jsonl.gz")), "report")):
-                yield from map(decode, block.lines)
+                yield from block.lines
         except ObjectNotFoundError:
             return
 
@@ -308,6 +311,22 @@ class ProjectStore(HourStore):
     def stray_file(self, hour: Hour, landing_object: str) -> str:
         """Return the name of the file with the strays of a landing object that belong to ``hour``."""
         return self.path("strays", hour, f"/{sha256(landing_object.encode())[:16]}.lines.gz")
+
+    def hour_of_strays(self, file: str) -> Hour:
+        """Return the hour whose strays a file holds."""
+        day, of_day = file.split("/")[-3:-1]
+        return Hour.parse(f"{day}-{of_day}:00")
+
+    def stray_plan(self, hour: Hour) -> str:
+        """Return the name of the list of files of strays that objects of ``hour`` have."""
+        return self.path("strays_from", hour, ".json")
+
+    def strays_from(self, hour: Hour) -> list[str]:
+        """Return the files of strays that objects of ``hour`` have, or had when a run was killed."""
+        try:
+            return msgspec.json.decode(self.store.get(self.stray_plan(hour)), type=list[str])
+        except ObjectNotFoundError:
+            return []
 
     def accepted(self, landing_object: str, digest: str) -> bool:
         """Tell whether a damaged or vanished object was accepted by hand, with these bytes (``""`` for gone)."""
