@@ -65,7 +65,7 @@ class Running(Protocol):
         """How many of these runs the sensor asked for."""
         ...
 
-    def knows(self, request: str) -> bool:
+    def knows(self, request: str, /) -> bool:
         """Tell whether there is, or was, a run of a request."""
         ...
 

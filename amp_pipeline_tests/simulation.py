@@ -66,6 +66,7 @@ class Simulation:
     def until_quiet(self, at_most: int = 50, every: timedelta = timedelta(minutes=1)) -> list[Run]:
         """Tick and work until nothing is asked for and nothing waits; return the runs."""
         made: list[Run] = []
+        ticks: list[Tick] = []
         for _ in range(at_most):
             ticks = [self.tick(project.slug) for project in self.organization.projects]
             worked = self.work()

@@ -174,7 +174,7 @@ class Running:
             self.hours |= set(hours_of_tags(run.tags))
             self.requests += REQUEST in run.tags
 
-    def knows(self, request: str) -> bool:
+    def knows(self, request: str, /) -> bool:
         """Tell whether there is, or was, a run of a request."""
         return bool(self._instance.get_run_ids(dg.RunsFilter(tags={REQUEST: request}), limit=1))
 

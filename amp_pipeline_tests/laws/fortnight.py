@@ -69,8 +69,9 @@ class Plan:
 
     @property
     def risk(self) -> float:
-        """Chance of a process to be killed, so that the kills spread over all days: about 200 processes a day."""
-        return min(0.6, 2.5 * self.kills / (200 * self.days))
+        """Chance of a process to be killed, so that the kills spread over all days: of 200 processes a day most
+        end before the call at which they would be killed."""
+        return min(0.8, 10 * self.kills / (200 * self.days))
 
     def _land(self, hour: Hour) -> None:
         """Let an hour land: on time, out of order, in two pieces, again, without a marker, or never."""
