@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
@@ -109,3 +109,19 @@ def window(hour: Hour, length: timedelta) -> tuple[Hour, Hour]:
     """
     first_us = hour.start_us - length // timedelta(microseconds=1)
     return Hour(first_us // MICROSECONDS), hour + -1
+
+
+def ranges(hours: Iterable[Hour]) -> list[tuple[Hour, Hour]]:
+    """Return ``hours`` as the first and last of consecutive ones, oldest first.
+
+    Example:
+        >>> [(first.number, last.number) for first, last in ranges([Hour(7), Hour(2), Hour(1)])]
+        [(1, 2), (7, 7)]
+    """
+    found: list[tuple[Hour, Hour]] = []
+    for hour in sorted(hours):
+        if found and hour.number <= found[-1][1].number + 1:
+            found[-1] = found[-1][0], hour
+        else:
+            found.append((hour, hour))
+    return found

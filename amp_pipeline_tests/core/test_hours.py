@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amp_pipeline.core.hours import MICROSECONDS, Hour, between, window
+from amp_pipeline.core.hours import MICROSECONDS, Hour, between, ranges, window
 
 HOURS = st.datetimes().map(Hour.of)
 
@@ -69,3 +69,9 @@ def test_first_hour_of_a_window_is_that_of_the_earliest_event_in_reach(number: i
     first, last = window(hour, timedelta(microseconds=length_us))
     assert first.start_us <= hour.start_us - length_us < (first + 1).start_us
     assert last == hour + -1
+
+
+def test_hours_are_told_as_ranges():
+    hours = [Hour(5), Hour(1), Hour(2), Hour(3), Hour(9), Hour(2)]
+    assert ranges(hours) == [(Hour(1), Hour(3)), (Hour(5), Hour(5)), (Hour(9), Hour(9))]
+    assert ranges([]) == []
