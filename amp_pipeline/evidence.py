@@ -1,6 +1,6 @@
 """What is known of a project's hours: listings of the workspace, the hour sensor's ledger, what alerts remember.
 
-The records of an hour are read only where these leave a doubt, and of the newest :data:`MOST_READ` such hours alone: so
+The records of an hour are read only where these leave a doubt, and of the newest such hours alone: so
 the history may be long. No bucket is asked for anything.
 """
 
@@ -25,7 +25,7 @@ from amp_pipeline.workspace.alerts import AlertStore
 from amp_pipeline.workspace.ledger import Entry, Ledger, Schedule
 
 MOST_READ = 1000
-"""Hours of a project whose records are read, the newest first: six weeks."""
+"""Hours of a project whose records are read, the newest first, if not told otherwise: six weeks."""
 
 AT_ONCE = 8
 """Reads that are made at a time."""
@@ -63,12 +63,14 @@ class Trouble(NamedTuple):
 class Evidence:
     """What is known of a project's hours; read when it is asked for."""
 
-    def __init__(self, run: OrganizationRun, one: ProjectRun, now: datetime, many: Many) -> None:
-        """Look at the project ``one`` of ``run`` as things are ``now``."""
-        self._now = now
+    def __init__(self, run: OrganizationRun, one: ProjectRun, now: datetime, many: Many, most_read: int) -> None:
+        """Look at the project ``one`` of ``run`` as things are ``now``; read the records of ``most_read`` hours."""
+        self._now, self._most_read = now, most_read
         self.run, self.one, self.project, self._many = run, one, one.project, many
         self._ledger = Ledger(run.workspace, run.organization.id, one.project.id)
         self._enabled = [delivery for delivery in one.project.deliveries if delivery.enabled]
+        self._delivered: dict[str, set[Hour]] = {}
+        self._unlike: dict[str, set[Hour]] = {}
         alerts = AlertStore(run.workspace, run.organization.id)
         of = run.organization
         self.states = {one.name: alerts.state(Subject(of, self.project, one).key) for one in self.project.deliveries}
@@ -83,10 +85,11 @@ class Evidence:
         """Hours that are deduplicated."""
         return {hour for hour in self.one.workspace.hours("deduped") if self.project.holds(hour)}
 
-    @cached_property
-    def delivered(self) -> dict[str, set[Hour]]:
-        """By delivery, the hours that were delivered at least once."""
-        return {one.name: self.one.deliveries_of(one).hours("state") for one in self.project.deliveries}
+    def delivered(self, delivery: Delivery) -> set[Hour]:
+        """Return the hours that were delivered at least once."""
+        if delivery.name not in self._delivered:
+            self._delivered[delivery.name] = self.one.deliveries_of(delivery).hours("state")
+        return self._delivered[delivery.name]
 
     @cached_property
     def schedules(self) -> Mapping[str, Schedule]:
@@ -120,14 +123,15 @@ class Evidence:
     def read(self) -> set[Hour]:
         """The hours whose records are read."""
         doubtful = (hour for hour in self.deduped if not self.is_settled(hour))
-        return set(sorted(doubtful, reverse=True)[:MOST_READ])
+        return set(sorted(doubtful, reverse=True)[: self._most_read])
 
-    @cached_property
-    def unlike(self) -> dict[str, set[Hour]]:
-        """By delivery, of the hours that were read those that are delivered otherwise than they are on record."""
-        return {one.name: self._unlike(one) for one in self._enabled}
+    def unlike(self, delivery: Delivery) -> set[Hour]:
+        """Return of the hours that are read those that are delivered otherwise than they are on record."""
+        if delivery.name not in self._unlike:
+            self._unlike[delivery.name] = self._found_unlike(delivery)
+        return self._unlike[delivery.name]
 
-    def _unlike(self, delivery: Delivery) -> set[Hour]:
+    def _found_unlike(self, delivery: Delivery) -> set[Hour]:
         archive = self.one.archive(delivery)
 
         def stands(hour: Hour) -> bool:
@@ -139,33 +143,30 @@ class Evidence:
             return record is not None and archive.only_settings_changed(hour, record, merged)
 
         failed = {Hour.parse(key) for key in self.states[delivery.name].failed}
-        asked = self.delivered[delivery.name] & (self.read | failed)
-        return {hour for hour, well in self._many(stands, asked) if not well}
+        return {hour for hour, well in self._many(stands, self.delivered(delivery) & (self.read | failed)) if not well}
 
     def again(self, delivery: Delivery) -> set[Hour]:
         """Return the hours that are delivered otherwise than they would be today."""
-        asked = self.open.keys() & self.delivered[delivery.name]
-        changed = self._many(lambda hour: self._landed_since(hour, delivery), asked)
-        return self.unlike[delivery.name] | {hour for hour, well in changed if well}
+        asked = self.open.keys() & self.delivered(delivery)
+        # An hour that is as it is on record was asked for because of another delivery, for the first time, or because
+        # of what landed since.
+        elsewhere = {hour for hour in asked if self._is_open_elsewhere(hour)}
+        since = {hour for hour in asked & self.read if self.open[hour].settled} - elsewhere
+        undone = {hour for hour, done in self._many(lambda hour: self._was_done(hour, delivery), since) if not done}
+        return self.unlike(delivery) | (asked - self.read) | undone
 
-    def _landed_since(self, hour: Hour, delivery: Delivery) -> bool:
-        """Tell whether a delivered hour was asked for because of what landed since."""
-        entry = self.open[hour]
-        if hour not in self.read:
-            return True
-        # It is as it is on record: this is its first delivery, or another delivery is what it was asked for.
-        if not entry.settled or any(
-            hour not in self.delivered[one.name] or hour in self.unlike[one.name] for one in self._enabled
-        ):
-            return False
-        # Or it is done, and the sensor has yet to find out.
+    def _is_open_elsewhere(self, hour: Hour) -> bool:
+        return any(hour not in self.delivered(one) or hour in self.unlike(one) for one in self._enabled)
+
+    def _was_done(self, hour: Hour, delivery: Delivery) -> bool:
+        """Tell whether an hour was delivered since it was asked for, which the sensor has yet to find out."""
         store = self.one.deliveries_of(delivery)
         age = store.store.age(store.path("state", hour, ".json"))
-        return age is None or age > self._now.timestamp() - entry.asked_at
+        return age is not None and age <= self._now.timestamp() - self.open[hour].asked_at
 
     def failed(self, delivery: Delivery, again: set[Hour]) -> dict[Hour, Trouble]:
         """Return the hours that failed and were not done since, as alerts and the ledger know it."""
-        delivered = self.delivered[delivery.name]
+        delivered = self.delivered(delivery)
         found: dict[Hour, Trouble] = {}
         for noun, state in {"": self.states[delivery.name], **self.before}.items():
             if noun == "merged_ids" and "merged_ids" not in delivery.what:
@@ -186,7 +187,7 @@ class Evidence:
     def _given_up(self, hour: Hour, delivery: Delivery) -> bool:
         """Tell whether an hour is not tried again by itself; one that waits for its bucket always is."""
         waits_for_bucket = hour in self.deduped and (
-            hour not in self.delivered[delivery.name] or hour in self.unlike[delivery.name]
+            hour not in self.delivered(delivery) or hour in self.unlike(delivery)
         )
         entry = self.open.get(hour)
         return entry is not None and entry.attempt >= MOST_ATTEMPTS and not waits_for_bucket
@@ -202,7 +203,7 @@ class Evidence:
     def earlier_settings(self, delivery: Delivery) -> set[Hour]:
         """Return the hours that were delivered under other settings than today's; reads the state of each hour."""
         archive = self.one.archive(delivery)
-        states = self._many(archive.state.state, self.delivered[delivery.name])
+        states = self._many(archive.state.state, self.delivered(delivery))
         return {hour for hour, state in states if state is not None and state.settings != archive.settings}
 
     def is_ready(self, hour: Hour) -> bool:
@@ -223,10 +224,10 @@ class Evidence:
             if entry.settled and hour in self.deduped
         }
         unknown = sorted(self.deduped - found.keys(), reverse=True)
-        for hour, record in self._many(self.one.workspace.deduped, unknown[:MOST_READ]):
+        for hour, record in self._many(self.one.workspace.deduped, unknown[: self._most_read]):
             if record is not None:
                 parts = record.parts
                 found[hour] = Volume(
                     record.rows, sum(part.bytes for part in parts), sum(part.unpacked_bytes for part in parts)
                 )
-        return found, len(unknown[MOST_READ:])
+        return found, len(unknown[self._most_read :])

@@ -13,7 +13,7 @@ from amp_pipeline.config import Delivery, Organization, Project
 from amp_pipeline.core.due import FIRST
 from amp_pipeline.core.hours import Hour, between, ranges
 from amp_pipeline.core.volume import Month, Volume, by_month
-from amp_pipeline.evidence import AT_ONCE, Evidence, Many, Trouble
+from amp_pipeline.evidence import AT_ONCE, MOST_READ, Evidence, Many, Trouble
 from amp_pipeline.run import OrganizationRun
 from amp_pipeline.workspace.ledger import Schedule
 
@@ -126,9 +126,11 @@ def gather(
     now: datetime,
     *,
     slugs: Collection[str] | None = None,
+    only: str | None = None,
     in_flight: InFlight | None = None,
     settings: bool = False,
     sizes: bool = True,
+    most_read: int = MOST_READ,
 ) -> list[ProjectStatus]:
     """Return how the projects of an organization stand ``now``.
 
@@ -136,9 +138,11 @@ def gather(
         run: Of the organization; its landings need not be there.
         now: The time, aware.
         slugs: Of the projects that are looked at; all if not given.
+        only: Name of the delivery that is looked at; all if not given.
         in_flight: Hours of runs that are not done; None: not known.
         settings: Find the hours that were delivered under earlier settings, for which the state of each is read.
         sizes: Find the volumes of hours.
+        most_read: Hours that the sensor has not settled and whose records are read, the newest first.
 
     Raises:
         AmpError: The workspace can't be read.
@@ -146,20 +150,32 @@ def gather(
     with ThreadPoolExecutor(AT_ONCE) as pool:
         many = Many(pool)
         return [
-            _project(Evidence(run, one, now, many), now, in_flight, settings=settings, sizes=sizes)
+            _project(
+                Evidence(run, one, now, many, most_read),
+                [delivery for delivery in one.project.deliveries if only in (None, delivery.name)],
+                now,
+                in_flight,
+                settings=settings,
+                sizes=sizes,
+            )
             for slug, one in run.projects.items()
             if slugs is None or slug in slugs
         ]
 
 
 def _project(
-    evidence: Evidence, now: datetime, in_flight: InFlight | None, *, settings: bool, sizes: bool
+    evidence: Evidence,
+    deliveries: list[Delivery],
+    now: datetime,
+    in_flight: InFlight | None,
+    *,
+    settings: bool,
+    sizes: bool,
 ) -> ProjectStatus:
-    project = evidence.project
-    statuses = tuple(_delivery(evidence, one, now, in_flight, settings=settings) for one in project.deliveries)
+    statuses = tuple(_delivery(evidence, one, now, in_flight, settings=settings) for one in deliveries)
     volumes, unknown = evidence.volumes() if sizes else ({}, 0)
     made_again = sum(entry.why not in ("", FIRST) for entry in evidence.entries.values())
-    return ProjectStatus(evidence.run.organization, project, statuses, volumes, unknown, made_again)
+    return ProjectStatus(evidence.run.organization, evidence.project, statuses, volumes, unknown, made_again)
 
 
 def _delivery(
@@ -169,7 +185,7 @@ def _delivery(
     first = max(project.first_hour, delivery.first_hour or project.first_hour)
     end = Hour.of(now) + -1
     ended = set(between(first, min(end, project.last_hour or end)))
-    delivered = evidence.delivered[delivery.name] & ended
+    delivered = evidence.delivered(delivery) & ended
     schedule = evidence.schedules.get(delivery.name, Schedule())
     about = _About(subject, project, delivery, first)
     if not delivery.enabled:

@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from amp_pipeline import evidence
 from amp_pipeline.alerting import Alerting, Subject, failed_hour
 from amp_pipeline.config import Organization
 from amp_pipeline.core.alerts import Trouble
@@ -175,14 +174,13 @@ def test_what_the_sensor_did_is_complete_with_volumes_and_no_records_read(
     assert (one.unknown_volumes, one.made_again) == (0, 0)
 
 
-def test_volumes_of_hours_that_the_sensor_does_not_know_are_read(trial: Trial, monkeypatch: pytest.MonkeyPatch):
+def test_volumes_of_hours_that_the_sensor_does_not_know_are_read(trial: Trial):
     trial.until_quiet()
     known = trial.project().volumes
     for day in trial.ledger.days():
         trial.ledger.change(day, lambda found: bool(found.hours.clear()) or True)
     assert trial.project().volumes == known
-    monkeypatch.setattr(evidence, "MOST_READ", 2)
-    left = trial.project()
+    left = trial.project(most_read=2)
     assert (set(left.volumes), left.unknown_volumes) == ({ONE, TWO}, 1)
 
 
@@ -377,14 +375,23 @@ def test_neither_landing_nor_buckets_need_be_there(trial: Trial, tmp_path: Path)
 
 def test_only_the_newest_of_many_doubtful_hours_are_read(trial: Trial, monkeypatch: pytest.MonkeyPatch):
     trial.deliver(ZERO, ONE, TWO)
-    monkeypatch.setattr(evidence, "MOST_READ", 1)
     read: list[Hour] = []
     was = ProjectRun.is_delivered
     monkeypatch.setattr(
         ProjectRun, "is_delivered", lambda self, archive, one, hour: read.append(hour) or was(self, archive, one, hour)
     )
-    assert trial.status().is_complete
+    assert trial.status(most_read=1).is_complete
     assert read == [TWO, TWO]
+
+
+def test_a_delivery_that_is_asked_for_alone_is_told_as_among_all(trial: Trial):
+    trial.unreachable = {"purchases"}
+    trial.tick()
+    trial.work()
+    trial.tick()
+    (one,) = trial.project(only="all").deliveries
+    assert one == trial.status("all")
+    assert one.is_complete
 
 
 def test_each_project_is_looked_at_on_its_own(tmp_path: Path):
