@@ -60,13 +60,18 @@ def hours_range(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def has_dagster_home() -> bool:
+    """Tell whether there is a Dagster instance to be asked."""
+    return "DAGSTER_HOME" in os.environ
+
+
 def need_dagster_home() -> None:
     """Refuse to go on without a Dagster instance.
 
     Raises:
         ConfigError: DAGSTER_HOME is not set.
     """
-    if "DAGSTER_HOME" not in os.environ:
+    if not has_dagster_home():
         raise ConfigError(
             "DAGSTER_HOME is not set; set it to the folder of your Dagster instance "
             "(`make ui` uses .dagster_home of the repo)"
