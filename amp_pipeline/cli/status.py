@@ -174,12 +174,13 @@ def _months(project: ProjectStatus, now: datetime) -> Iterator[str]:
     average = f"{whole.event_bytes:,.0f} bytes on average, {whole.packed_event_bytes:,.0f} packed"
     yield f"{project.project.slug}: an event has {average}"
     head = ("month", "hours known", "events", "packed", "unpacked", "expected events", "packed", "unpacked")
+    months = project.months(now)
     rows = [
-        (one.name, f"{one.known:,} of {one.hours:,}", *_volume(one.volume), *_volume(one.expected))
-        for one in project.months(now)
+        (one.name, f"{one.known:,} of {one.hours:,}", *_volume(one.volume), *_volume(one.expected)) for one in months
     ]
     yield from _aligned([head, *rows], left={0})
-    yield _RULE
+    if any(one.expected for one in months):
+        yield _RULE
     if project.unknown_volumes:
         yield (
             f"{project.unknown_volumes:,} older hours are left out: the hour sensor has not looked at them, and only "

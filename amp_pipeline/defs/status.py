@@ -134,14 +134,15 @@ def _metadata(project: ProjectStatus, one: DeliveryStatus, now: datetime) -> dic
 
 def _month(month: Month) -> dict[str, str | int]:
     expected = month.expected
+    # As text: a column of Dagster's tables has one type, and most months have none.
     return {
         "month": month.name,
         "hours_known": f"{month.known} of {month.hours}",
         "events": month.volume.events,
         "bytes": month.volume.bytes,
         "unpacked_bytes": month.volume.unpacked_bytes,
-        "expected_events": expected.events if expected else "",
-        "expected_bytes": expected.bytes if expected else "",
+        "expected_events": str(expected.events) if expected else "",
+        "expected_bytes": str(expected.bytes) if expected else "",
     }
 
 
