@@ -10,8 +10,10 @@ from amp_pipeline.audit import HourAudit, audit
 from amp_pipeline.cli.asking import chosen, finished, hours_range, need_dagster_home, says_what_is_wrong
 from amp_pipeline.core.errors import ConfigError
 from amp_pipeline.core.hours import Hour
+from amp_pipeline.reconciliation import looked, mark
 from amp_pipeline.run import OrganizationRun, ProjectRun, waiting_hours
 from amp_pipeline.sources.landing import ObjectReader
+from amp_pipeline.storage.urls import open_store
 
 
 @click.command()
@@ -56,8 +58,9 @@ def stale(slug: str | None, first: Hour | None, last: Hour | None) -> None:
 @click.command(name="audit")
 @hours_range
 @click.option("--all-hours", is_flag=True, help="Print every hour, also those with no line and nothing wrong.")
+@click.option("--repair", is_flag=True, help="Let the hour sensor deliver again, forced, what is broken or missing.")
 @says_what_is_wrong
-def audit_command(slug: str | None, first: Hour | None, last: Hour | None, all_hours: bool) -> None:
+def audit_command(slug: str | None, first: Hour | None, last: Hour | None, all_hours: bool, repair: bool) -> None:
     """Read landing, workspace and buckets again and hold every law that can be held. Exit status 1 where one is broken.
 
     Manifests are not trusted: the hours are made anew in scratch space and held against what is there, line by line.
@@ -66,7 +69,10 @@ def audit_command(slug: str | None, first: Hour | None, last: Hour | None, all_h
     for organization, project in chosen(slug):
         hours = finished(project, first, last)
         click.echo(f"{project.slug}: audit of {len(hours)} hours")
-        broken += _print_audit(list(audit(organization, project, hours)), all_hours=all_hours)
+        found = list(audit(organization, project, hours))
+        broken += _print_audit(found, all_hours=all_hours)
+        if repair:
+            mark(organization, project, open_store, map(looked, found))
     sys.exit(1 if broken else 0)
 
 

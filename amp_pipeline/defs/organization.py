@@ -12,6 +12,7 @@ from amp_pipeline import config, config_files, notify
 from amp_pipeline.alerting import Subject, deliveries
 from amp_pipeline.defs.alerts import alert_sensors, bucket_checks
 from amp_pipeline.defs.assets import organization_assets
+from amp_pipeline.defs.reconciliation import reconciliation_checks, reconciliation_schedules
 
 
 class _Attributes(BaseModel):
@@ -87,6 +88,7 @@ class Organization(dg.Component):
             notify.check(self.organization.alerts, subject.everybody())
         return dg.Definitions(
             assets=organization_assets(self.organization),
-            asset_checks=bucket_checks(self.organization),
+            asset_checks=[*bucket_checks(self.organization), *reconciliation_checks(self.organization)],
             sensors=alert_sensors(self.organization),
+            schedules=reconciliation_schedules(self.organization),
         )

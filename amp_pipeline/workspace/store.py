@@ -37,6 +37,9 @@ from amp_pipeline.workspace.records import (
 _RECORD = re.compile(r".*/(\d{4}-\d{2}-\d{2})/(\d{2})\.json")
 
 _CHUNK_BYTES = 1 << 20
+_YOUNG_SECONDS = 12 * 3600
+"""An older object that no record names may be taken away at any time; see :mod:`amp_pipeline.retention`."""
+
 _SMALL_BYTES = 64 << 10  # 168 of them at most are held at a time
 
 _Entry = TypeVar("_Entry")
@@ -142,8 +145,7 @@ class HourStore:
         """Write a data object and return its digest."""
         digest = sha256(data)
         name = self.data_name(kind, hour, digest, ending)
-        found = self.store.head(name)
-        if found is None or found.size != len(data):
+        if not self._holds(name, len(data), digest):
             self.store.put(name, data)
         return digest
 
@@ -184,10 +186,22 @@ class HourStore:
         for chunk in _chunks(file):
             digest.update(chunk)
         name = self.data_name(kind, hour, digest.hexdigest(), ending)
-        found = self.store.head(name)
-        if found is None or found.size != file.stat().st_size:
+        if not self._holds(name, file.stat().st_size, digest.hexdigest()):
             self.store.put_chunks(name, _chunks(file))
         return digest.hexdigest()
+
+    def _holds(self, name: str, size: int, digest: str) -> bool:
+        """Tell whether an object has these bytes and will stay.
+
+        What is damaged must be written anew by a run that is forced, and what is old so that it is old no more.
+        """
+        found = self.store.head(name)
+        if found is None or found.size != size or (self.store.age(name) or 0) > _YOUNG_SECONDS:
+            return False
+        actual = hashlib.sha256()
+        for chunk in self.store.chunks(name):
+            actual.update(chunk)
+        return actual.hexdigest() == digest
 
     def put_changed(self, name: str, part: codec.Part) -> bool:
         """Write an object unless it has these bytes already; tell whether it was written."""
@@ -377,3 +391,7 @@ class OrganizationStore(HourStore):
     def merged(self, hour: Hour) -> MergedRecord | None:
         """Return the merged ids of ``hour``, as last recorded."""
         return self.load("merged_ids", hour, MergedRecord)
+
+    def pairs(self, hour: Hour) -> PairsRecord | None:
+        """Return the merged ids that landed or were made in ``hour``, as last recorded."""
+        return self.load("pairs", hour, PairsRecord)
