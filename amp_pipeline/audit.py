@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import msgspec
@@ -23,8 +24,10 @@ from amp_pipeline.core.errors import AmpError, DamagedObjectError, ObjectNotFoun
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.lines import split_stored
 from amp_pipeline.core.manifest import File, Manifest, broken_sum, decode
+from amp_pipeline.core.suppression import Suppressed
 from amp_pipeline.destinations.archive import Archive, By
 from amp_pipeline.run import OpenStore, OrganizationRun, ProjectRun
+from amp_pipeline.stages.traces import Kind, traces
 from amp_pipeline.storage.objects import ObjectStore
 from amp_pipeline.storage.scratch import scratch
 from amp_pipeline.storage.urls import open_store
@@ -38,6 +41,7 @@ EMPTY = "law 6, an empty hour is a delivered hour"
 LANDING, BUCKET, WORKSPACE = "landing", "bucket", "workspace"
 """Not laws, but what kept an hour from being held against them."""
 
+DELETED = "deletion, who was deleted does not come back"
 OWNERSHIP = "ownership, a bucket belongs to one organization"
 
 
@@ -58,6 +62,7 @@ class HourAudit:
     landed: int = 0
     quarantined: int = 0
     repeats: int = 0
+    deleted: int = 0
     filtered: int = 0
     delivered: int = 0
     parts: int = 0
@@ -106,6 +111,7 @@ class _Checker:
         self._real = real.projects[project.slug]
         self._again = again.projects[project.slug]
         self._merged = again.merged
+        self._suppressed = real.merged.suppressed
         self._project = project
         self._deliveries = [
             (delivery, self._real.archive(delivery), self._again.archive(delivery))
@@ -136,6 +142,7 @@ class _Checker:
                     for finding in workspace:
                         found.add(finding.law, finding.what)
                     self._delivery(hour, delivery, archive, archive_again, found)
+                self._deletion(hour, delivery, archive, found)
                 for finding in self._owner(delivery, archive):
                     found.add(finding.law, finding.what)
             except AmpError as error:
@@ -212,10 +219,21 @@ class _Checker:
             if _digest(archive.store, file.name) != file.sha256:
                 found.add(NOT_LIED_TO, f"{file.name} is not what the manifest says")
 
+    def _deletion(self, hour: Hour, delivery: Delivery, archive: Archive, found: HourAudit) -> None:
+        listed: dict[Kind, Suppressed] = {"events": self._real.raw.suppressed}
+        if "merged_ids" in delivery.what:
+            listed["merged_ids"] = self._suppressed
+        for kind, suppressed in listed.items():
+            if here := suppressed.at(hour):
+                # A file that can't be unpacked is a finding of its own.
+                with suppress(DamagedObjectError):
+                    if count := _Files(archive, hour, kind, found).traces(kind, here):
+                        found.add(DELETED, f"{count} lines of deleted users are delivered; delete them again")
+
     def _count(self, manifest: Manifest, found: HourAudit) -> None:
         counts = manifest.counts
         found.landed, found.quarantined, found.repeats = counts.landed, counts.quarantined, counts.repeats
-        found.filtered, found.delivered = counts.filtered, counts.delivered
+        found.deleted, found.filtered, found.delivered = counts.deleted, counts.filtered, counts.delivered
         found.parts = sum(file.kind == "events" for file in manifest.files)
         found.bytes = sum(file.bytes for file in manifest.files)
 
@@ -289,6 +307,10 @@ class _Files:
             self._names = sorted(there, key=lambda name: (len(name), name))
         else:
             self._names = [names.merged_ids(hour)] if archive.store.head(names.merged_ids(hour)) else []
+
+    def traces(self, kind: Kind, here: Suppressed) -> int:
+        """Return how many lines are of users whom ``here`` deletes."""
+        return sum(traces(self._archive.store, name, kind, here) for name in self._names)
 
     def hold(self, wanted: list[File], there: ObjectStore, landed: _LandedLines, manifest: Manifest | None) -> None:
         """Hold the files against those they must be as, which are ``there``, and against what the manifest says."""

@@ -59,6 +59,18 @@ class OracleProject:
 
 
 @dataclass(frozen=True)
+class Suppressed:
+    """Users whose events are deleted. up_to: microseconds; None for good."""
+
+    users: frozenset[str] = frozenset()
+    amplitude_ids: frozenset[int] = frozenset()
+    up_to: int | None = None
+
+    def reaches(self, microseconds: int) -> bool:
+        return self.up_to is None or microseconds <= self.up_to
+
+
+@dataclass(frozen=True)
 class Event:
     hour: datetime
     object: str
@@ -70,6 +82,7 @@ class Event:
     repeat: bool
     first_seen: datetime | None
     conflict: bool
+    deleted: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,7 @@ class Quarantined:
     line: int
     reason: str
     text: bytes
+    deleted: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,17 +124,20 @@ class ProjectTruth:
 
     def delivered(self, hour: datetime, keep: Callable[[Fields], bool] = keep_all) -> list[bytes]:
         """The lines in landing order (without line end) that are not repeats and for which keep(fields) is true."""
-        return [event.text for event in self.events_of(hour) if not event.repeat and keep(event.fields)]
+        kept = [event for event in self.events_of(hour) if not event.repeat and not event.deleted]
+        return [event.text for event in kept if keep(event.fields)]
 
     def counts(self, hour: datetime) -> dict[str, int]:
         events = self.events_of(hour)
         quarantined = [line for line in self.quarantined if line.hour == in_utc(hour)]
         repeats = [event for event in events if event.repeat]
+        deleted = [event for event in events if event.deleted and not event.repeat]
         return {
             "landed": len(events) + len(quarantined),
             "quarantined": len(quarantined),
             "repeats": len(repeats),
-            "deliverable": len(events) - len(repeats),
+            "deleted": len(deleted),
+            "deliverable": len(events) - len(repeats) - len(deleted),
         }
 
 
@@ -131,6 +148,7 @@ class MergedLine:
     made: bool
     repeat: bool
     pair: tuple[int, int]
+    deleted: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,7 +163,8 @@ class OrganizationTruth:
         """The lines of the hour's file (without line end), without the repeats."""
         if in_utc(hour) in self.failed_hours:
             raise LookupError(f"{hour} has a damaged object, so it has no answer")
-        return [line.text for line in self.merged if line.hour == in_utc(hour) and not line.repeat]
+        here = [line for line in self.merged if line.hour == in_utc(hour)]
+        return [line.text for line in here if not line.repeat and not line.deleted]
 
 
 # Times
@@ -488,6 +507,52 @@ def content_of(line: bytes) -> dict[str, Any]:
     return content
 
 
+# Deletion
+
+
+def integer_in(value: object) -> int | None:
+    if isinstance(value, str):
+        return integer_of(value) if re.fullmatch("-?[0-9]+", value) and len(value) <= 4300 else None
+    return int(value) if is_integer(value) else None
+
+
+def is_of(fields: Fields, one: Suppressed) -> bool:
+    user = fields.get("user_id")
+    if isinstance(user, int) and not isinstance(user, bool):
+        user = digits_of(user)
+    number = integer_in(fields.get("amplitude_id"))
+    return (isinstance(user, str) and user in one.users) or (number is not None and number in one.amplitude_ids)
+
+
+def is_deleted(fields: Fields, upload_time: int, suppressed: Sequence[Suppressed]) -> bool:
+    return any(is_of(fields, one) and one.reaches(upload_time) for one in suppressed)
+
+
+def is_bad_line_deleted(text: bytes, hour: datetime, suppressed: Sequence[Suppressed]) -> bool:
+    reaching = [one for one in suppressed if one.reaches((hour - EPOCH) // MICROSECOND)]
+    try:
+        fields = decode_line(text)
+    except BadLineError:
+        for one in reaching:
+            spellings = [json.dumps(user, ensure_ascii=ascii) for user in one.users for ascii in (True, False)]
+            if any(spelling.encode("utf-8", "surrogatepass") in text for spelling in spellings):
+                return True
+            for digits in re.findall(rb'"amplitude_id"[ \t\r]*:[ \t\r]*"?(-?[0-9]+)', text):
+                if len(digits) <= 4300 and integer_of(digits.decode()) in one.amplitude_ids:
+                    return True
+        return False
+    return any(is_of(fields, one) for one in reaching)
+
+
+def with_deleted_merges(merged: list[MergedLine], suppressed: Sequence[Suppressed]) -> list[MergedLine]:
+    told: list[MergedLine] = []
+    for line in merged:
+        reaching = [one for one in suppressed if one.reaches((line.hour - EPOCH) // MICROSECOND)]
+        deleted = any(one.amplitude_ids.intersection(line.pair) for one in reaching)
+        told.append(replace(line, deleted=deleted))
+    return told
+
+
 # Projects
 
 
@@ -522,7 +587,12 @@ def with_repeats(events: list[Event], window: timedelta) -> list[Event]:
     return told
 
 
-def read_project(landing: Path, project: OracleProject, accepted: frozenset[str] = frozenset()) -> ProjectTruth:
+def read_project(
+    landing: Path,
+    project: OracleProject,
+    accepted: frozenset[str] = frozenset(),
+    suppressed: Sequence[Suppressed] = (),
+) -> ProjectTruth:
     """accepted: names of objects below the landing, as {project}/{project}_2024-05-06_10#0.json.gz."""
     events: list[Event] = []
     quarantined: list[Quarantined] = []
@@ -547,8 +617,11 @@ def read_project(landing: Path, project: OracleProject, accepted: frozenset[str]
             events.append(Event(hour, name, line, text, fields, upload_time, identity, False, None, False))
         for line, text in found.rest:
             quarantined.append(Quarantined(named_hour, name, line, "truncated", text))
+    told = with_repeats(events, project.window)
+    told = [replace(event, deleted=is_deleted(event.fields, event.upload_time, suppressed)) for event in told]
+    quarantined = [replace(bad, deleted=is_bad_line_deleted(bad.text, bad.hour, suppressed)) for bad in quarantined]
     return ProjectTruth(
-        events=sorted(with_repeats(events, project.window), key=landing_order),
+        events=sorted(told, key=landing_order),
         quarantined=sorted(quarantined, key=lambda bad: (bad.hour, object_order(bad.object), bad.line)),
         damaged=sorted(damaged, key=lambda bad: (bad.hour, object_order(bad.object))),
         strays=strays,
@@ -614,6 +687,7 @@ def read_organization(
     organization: int,
     projects: Sequence[tuple[OracleProject, ProjectTruth]],
     accepted: frozenset[str] = frozenset(),
+    suppressed: Sequence[Suppressed] = (),
 ) -> OrganizationTruth:
     merged: list[MergedLine] = []
     quarantined: list[Quarantined] = []
@@ -628,13 +702,17 @@ def read_organization(
         merged += made_merged(truth)
         failed |= truth.failed_hours
     # The sort is stable: the lines of an hour stay landed ones first, then the made ones by project.
-    merged = sorted(merged, key=lambda line: line.hour)
+    merged = with_deleted_merges(sorted(merged, key=lambda line: line.hour), suppressed)
     window = max((project.window for project, _ in projects), default=timedelta(0))
     hours = -(-window // HOUR)
 
     told: list[MergedLine] = []
     before: dict[tuple[int, int], list[MergedLine]] = {}
     for line in merged:
+        if line.deleted:
+            # As if it had not landed: it is no repeat, and nothing is a repeat of it.
+            told.append(line)
+            continue
         same = before.setdefault(line.pair, [])
         repeat = False
         for earlier in same:

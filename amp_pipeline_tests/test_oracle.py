@@ -131,7 +131,7 @@ def test_empty_objects(tmp_path: Path) -> None:
     name = put_bytes(tmp_path, "12#0.json.zst", b"")
     truth = read_project(tmp_path, PROJECT, frozenset({name}))
     assert truth.failed_hours == {ELEVEN}
-    assert truth.counts(TEN) == {"landed": 0, "quarantined": 0, "repeats": 0, "deliverable": 0}
+    assert truth.counts(TEN) == {"landed": 0, "quarantined": 0, "repeats": 0, "deleted": 0, "deliverable": 0}
     assert truth.counts(TEN) == truth.counts(ELEVEN + timedelta(hours=1)) == truth.counts(TEN.replace(tzinfo=None))
 
 
@@ -161,7 +161,7 @@ def test_truncated_object(tmp_path: Path) -> None:
 def test_truncated_after_a_line_end(tmp_path: Path, rest: bytes) -> None:
     name = put_bytes(tmp_path, "10#0.json.gz", truncated(json.dumps(event()).encode() + b"\n" + rest))
     truth = read_project(tmp_path, PROJECT, frozenset({name}))
-    assert truth.counts(TEN) == {"landed": 1, "quarantined": 0, "repeats": 0, "deliverable": 1}
+    assert truth.counts(TEN) == {"landed": 1, "quarantined": 0, "repeats": 0, "deleted": 0, "deliverable": 1}
 
 
 def test_lines(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_lines(tmp_path: Path) -> None:
     truth = read_project(tmp_path, PROJECT)
     assert [(event.line, event.text) for event in truth.events] == [(1, one), (5, b" " + one + b"\r"), (7, one)]
     assert [(bad.line, bad.reason, bad.text) for bad in truth.quarantined] == [(6, "not_json", bom + one)]
-    assert truth.counts(TEN) == {"landed": 4, "quarantined": 1, "repeats": 0, "deliverable": 3}
+    assert truth.counts(TEN) == {"landed": 4, "quarantined": 1, "repeats": 0, "deleted": 0, "deliverable": 3}
 
 
 # Rules
@@ -361,7 +361,7 @@ def test_ties_and_later_times(tmp_path: Path) -> None:
         (3, True),
         (5, False),
     ]
-    assert truth.counts(TEN) == {"landed": 5, "quarantined": 0, "repeats": 3, "deliverable": 2}
+    assert truth.counts(TEN) == {"landed": 5, "quarantined": 0, "repeats": 3, "deleted": 0, "deliverable": 2}
     assert truth.delivered(TEN, lambda fields: fields["n"] > 1) == [json.dumps(truth.events[4].fields).encode()]
 
 

@@ -133,7 +133,7 @@ def waiting(slug: str | None) -> None:
     sys.exit(1 if waits else 0)
 
 
-_COLUMNS = ("landed", "quarantined", "repeats", "filtered", "delivered", "parts", "bytes")
+_COLUMNS = ("landed", "quarantined", "repeats", "deleted", "filtered", "delivered", "parts", "bytes")
 
 
 def _print_audit(found: list[HourAudit], *, all_hours: bool) -> int:

@@ -4,7 +4,8 @@ The runs are recorded in the Dagster instance like those that its UI starts: the
 and checks.
 """
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from datetime import datetime
 from itertools import groupby
 
 import dagster as dg
@@ -71,6 +72,41 @@ class Delivering:
             self._say(f"  left, {why}: {_listed(hours_left)}")
         return failed | left
 
+    def again(
+        self,
+        project: Project,
+        events: Collection[Hour],
+        merged: Collection[Hour],
+        deliveries: Mapping[str, Collection[Hour]],
+    ) -> dict[Hour, str]:
+        """Run the assets of some hours again, and of no others; return the hours that were not delivered, and why.
+
+        An hour whose events or merged ids fail, as its landing is damaged perhaps, is delivered as it is on record.
+
+        Args:
+            project: Of the organization.
+            events: Hours whose events are deduplicated again.
+            merged: Hours whose merged ids are made again.
+            deliveries: Hours that are delivered again, by the name of the delivery.
+        """
+        stages = [
+            ("events", [raw_events_key(project), deduped_events_key(project)], events),
+            ("merged ids", [merged_ids_key(self._organization)], merged),
+        ]
+        for what, keys, hours in stages:
+            for group in _together(sorted(hours)):
+                for hour, why in self._run_assets(keys, group, force=False).items():
+                    self._say(f"  {what} of {hour} stand as they are on record: {why}")
+        failed: dict[Hour, str] = {}
+        for delivery in project.deliveries:
+            hours = sorted(deliveries.get(delivery.name, ()))
+            for group in _together(hours):
+                bad = self._run_assets(list(delivery_keys(project, delivery).values()), group, force=False)
+                failed |= {hour: f"{delivery.name}: {why}" for hour, why in bad.items()}
+                outcome = f"{len(bad)} of them failed" if bad else "delivered"
+                self._say(f"  {delivery.name}: {group[0]} to {group[-1]}  {outcome}")
+        return failed
+
     def _to_do(self, project: Project, hours: Sequence[Hour], failed: Container[Hour]) -> list[Stale]:
         """Return the hours to run again: of ``hours`` all that are not done, of others those that late data touched."""
         stale = [found for found in self.stale(project) if found.hour not in failed]
@@ -133,6 +169,18 @@ class Delivering:
         )
         phases = [[*first, *merged, *last]] if same else [first, merged, last]
         return [phase for phase in phases if phase]
+
+
+def runs_in_progress(instance: dg.DagsterInstance) -> list[datetime]:
+    """Return when the runs that are going on, or about to, were asked for."""
+    statuses = [
+        dg.DagsterRunStatus.QUEUED,
+        dg.DagsterRunStatus.NOT_STARTED,
+        dg.DagsterRunStatus.STARTING,
+        dg.DagsterRunStatus.STARTED,
+        dg.DagsterRunStatus.CANCELING,
+    ]
+    return [record.create_timestamp for record in instance.get_run_records(dg.RunsFilter(statuses=statuses))]
 
 
 def _by_reason(stale: Sequence[Stale]) -> dict[str, list[Hour]]:

@@ -81,7 +81,7 @@ class DedupedEvents:
             LandingError: The hour's landing can't be used as it is.
             FrozenHourError: The parts would change, but the hour's landing is gone.
         """
-        before = self._without_deleted(hour, force=force)
+        before = self.without_deleted(hour, force=force)
         # Landed before the window, which its objects may have strays to, and after it, for strays from there.
         self.raw.land(hour)
         around = self._settled_window(hour, before)
@@ -106,7 +106,16 @@ class DedupedEvents:
             )
         return self._write(hour, raw, repeats, around, kept_as, before)
 
-    def _without_deleted(self, hour: Hour, *, force: bool = False) -> DedupedRecord | None:
+    def holds_deleted(self, hour: Hour, record: DedupedRecord) -> bool:
+        """Tell whether a recorded hour has anything of deleted users; the landing is not looked at.
+
+        Raises:
+            DamagedObjectError: A part can't be unpacked.
+            ObjectNotFoundError: A part is gone.
+        """
+        return self._deletion.is_needed(hour, record)
+
+    def without_deleted(self, hour: Hour, *, force: bool = False) -> DedupedRecord | None:
         """Return what is on record of ``hour``, without deleted users, whatever became of its landing.
 
         Raises:
@@ -157,7 +166,7 @@ class DedupedEvents:
             return str(error)
         if self._landed_as(raw) != record.landed_as:
             return "what landed in it changed, or its settings did"
-        if self.raw.reads and self._deletion.is_needed(hour, record):
+        if self.raw.reads and self.holds_deleted(hour, record):
             return DELETION
         around = self._window(hour, record)
         differing = {

@@ -87,7 +87,7 @@ class MergedIds:
         kept = merged_ids.drop_repeats(merges, self.earlier(window)) if merges else []
         decided = _decided(here, merges, kept)
         if before is not None and before.fingerprint == decided and not force:
-            before = self._settled(hour, before, here)
+            before = self._settled(hour, before, here.suppressions)
             record = msgspec.structs.replace(before, window=window, pairs=here.pairs, missing=here.missing)
             if record != before:
                 self.workspace.save("merged_ids", hour, record)
@@ -124,7 +124,7 @@ class MergedIds:
         window = self._window(hour)
         counts = (here.landed, here.quarantined) == (record.landed, record.quarantined)
         if counts and here.pairs == record.pairs and window == record.window:
-            self._settled(hour, record, here)
+            self._settled(hour, record, here.suppressions)
             return False
         merges = self.merges(hour, here.pairs)
         kept = merged_ids.drop_repeats(merges, self.earlier(window)) if merges else []
@@ -184,6 +184,46 @@ class MergedIds:
             elif before is not None and project in before.made:
                 found.digests[project] = before.made[project]
         return found
+
+    def holds_deleted(self, hour: Hour) -> bool:
+        """Tell whether what is on record of ``hour`` has merged ids of deleted users; the landing is not looked at."""
+        here = self.suppressed.at(hour)
+        pairs, record = self.workspace.load("pairs", hour, PairsRecord), self.workspace.merged(hour)
+        merges = self.merges(hour, pairs.pairs) if pairs and pairs.suppressions != here.fingerprint else []
+        if record and record.suppressions != here.fingerprint:
+            merges = [*merges, *self._stored(record)]
+        return any(here.of_merge(*merge.pair) is not None for merge in merges)
+
+    def without_deleted(self, hour: Hour) -> None:
+        """Take deleted users out of what is on record of ``hour``, whatever became of its landing."""
+        here = self.suppressed.at(hour)
+        pairs, record = self.workspace.load("pairs", hour, PairsRecord), self.workspace.merged(hour)
+        if pairs is not None:
+            found = {str(one.project.id): one.recorded(hour) for one in self._raw}
+            self._without_deleted(hour, pairs, {project: raw for project, raw in found.items() if raw is not None})
+        if record is None or record.suppressions == here.fingerprint:
+            return
+        merges = self._stored(record)
+        kept = [merge for merge in merges if here.of_merge(*merge.pair) is None]
+        if len(kept) < len(merges):
+            part = codec.pack_one(merge.line for merge in kept)
+            record = msgspec.structs.replace(
+                record,
+                # It counts as deleted what was a repeat as well once the hour is merged again.
+                fingerprint="",
+                part=self._put(hour, part) if part else None,
+                deleted=record.deleted + len(merges) - len(kept),
+            )
+            self.workspace.save("merged_ids", hour, record)
+        self._settled(hour, record, here.fingerprint)
+
+    def _stored(self, record: MergedRecord) -> list[Merge]:
+        """Return the merged ids of a recorded hour as they stand in its file."""
+        if record.part is None:
+            return []
+        chunks = self.workspace.store.chunks(record.part.name)
+        lines = [line for block in split_stored(codec.unpack(chunks, record.part.name)) for line in block.lines]
+        return [merge for line in lines if isinstance(merge := merged_ids.read_landed(line), Merge)]
 
     def merges(self, hour: Hour, pairs: str) -> list[Merge]:
         """Return recorded merges by their digest."""
@@ -298,12 +338,12 @@ class MergedIds:
         name = self.workspace.data_name("pairs", hour, record.pairs, ".jsonl.gz")
         self.workspace.remove_other_data("pairs", hour, [name] if record.pairs else [])
 
-    def _settled(self, hour: Hour, record: MergedRecord, here: PairsRecord) -> MergedRecord:
+    def _settled(self, hour: Hour, record: MergedRecord, suppressions: str) -> MergedRecord:
         """Return the record of an hour that stands, noted to be held against the list of deleted users."""
-        if record.suppressions == here.suppressions or not all(one.reads for one in self._raw):
+        if record.suppressions == suppressions or not all(one.reads for one in self._raw):
             return record
         self.workspace.remove_other_data("merged_ids", hour, [record.part.name] if record.part else [])
-        record = msgspec.structs.replace(record, suppressions=here.suppressions)
+        record = msgspec.structs.replace(record, suppressions=suppressions)
         self.workspace.save("merged_ids", hour, record)
         return record
 

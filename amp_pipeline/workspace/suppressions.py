@@ -13,34 +13,39 @@ from amp_pipeline.workspace.store import ProjectStore
 
 
 class Rewritten(msgspec.Struct, frozen=True, kw_only=True):
-    """A delivered file that a deletion rewrote or deleted."""
+    """A delivery of an hour that a deletion rewrote."""
 
     delivery: str
-    name: str
-    before: str
-    """SHA-256 of its bytes; "" where it was not there."""
-    after: str
-    """The same afterwards."""
+    hour: str
+    at: str
+    run: str
+    written: list[str]
+    """Names of files, over their old bytes where there were any."""
+    deleted: list[str]
+    """Names of files that are there no more."""
+    manifest_sha256: str
+    """Of the manifest, which has the digests of all files."""
 
 
 class DeletionReceipt(msgspec.Struct, frozen=True, kw_only=True):
     """What a deletion removed. It names no user."""
 
     suppression: str
-    project: int
     asked_at: str
     up_to: str | None
+    """Last server_upload_time that was deleted; null: whatever comes, too."""
     note: str
-    finished_at: str
+    finished_at: str | None
+    """Null while something is left to be done."""
     version: str
     """Of amp_pipeline."""
     hours: dict[str, int]
-    """Deleted events by hour, over all runs of the deletion."""
-    checked_hours: int
-    """Hours that were searched."""
+    """Deleted events by hour."""
+    merged_hours: list[str]
+    """Hours that had merged ids of the users."""
     rewritten: list[Rewritten]
     left: list[str]
-    """What could not be cleaned, and why; empty where nothing is left."""
+    """What could not be cleaned, and why."""
 
 
 class SuppressionStore:
@@ -74,7 +79,7 @@ class SuppressionStore:
         self._store.put(f"{self._folder}/suppressions/{suppression.id}.json", _written(suppression))
 
     def receipt(self, suppression: str) -> DeletionReceipt | None:
-        """Return the last receipt of a deletion, or None where it never came to its end."""
+        """Return the receipt of a deletion, or None where it has hardly begun."""
         name = self._receipt(suppression)
         if self._store.head(name) is None:
             return None

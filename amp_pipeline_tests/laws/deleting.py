@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 from amp_pipeline.config import Organization
@@ -9,6 +10,7 @@ from amp_pipeline.core.suppression import Suppression
 from amp_pipeline.run import OpenStore, OrganizationRun
 from amp_pipeline.storage.objects import ObjectStore
 from amp_pipeline.workspace.suppressions import SuppressionStore
+from amp_pipeline_tests.oracle import Suppressed
 
 USER = "someone@example.com"
 AMPLITUDE_ID = 987654321987
@@ -22,6 +24,13 @@ def ask(organization: Organization, stores: OpenStore, project: int = 0, **field
     suppression = Suppression(project=one.id, **(known | fields))
     SuppressionStore(run.projects[one.slug].workspace).add(suppression)
     return suppression
+
+
+def ask_all(organization: Organization, stores: OpenStore, suppressed: Sequence[Suppressed]) -> None:
+    """Put what the oracle takes on the list of the first project."""
+    for number, one in enumerate(suppressed):
+        ids = {"user_ids": sorted(one.users), "amplitude_ids": sorted(map(str, one.amplitude_ids))}
+        ask(organization, stores, id=f"d{number}", up_to=one.up_to, **ids)
 
 
 def traces(organization: Organization, stores: OpenStore, *ids: str | int) -> list[str]:

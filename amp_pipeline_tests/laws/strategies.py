@@ -17,6 +17,7 @@ from amp_pipeline.config import Organization
 from amp_pipeline.core.hours import Hour
 from amp_pipeline_tests import builders
 from amp_pipeline_tests.builders import FIRST_HOUR, HOUR_US
+from amp_pipeline_tests.oracle import Suppressed
 
 WINDOWS = {"7d": timedelta(days=7), "90m": timedelta(minutes=90), "36h": timedelta(hours=36)}
 ABSENT = object()
@@ -30,6 +31,7 @@ EVENT_TYPES = ["purchase", "purchase", "Purchase", "click", "\udc00", None, ABSE
 EVENT_TIMES = ["2024-05-01 10:00:00.123456", "2024-05-02T10:00:00", "0001-01-01 00:00:00", None, ABSENT]
 CITIES = ["Köln", "Bonn", ABSENT, ABSENT]
 AMPLITUDE_IDS = [1, 2, 3, 2.0, 10**30, None, ABSENT]
+USER_IDS = ["u", "Ü", 'q"\\', "\ud800", "5", 5, 5.0, True, "", None, ABSENT]
 DATA = [
     ABSENT,
     ABSENT,
@@ -87,6 +89,12 @@ BAD_LINES = [
     b'{%s,"app":99}' % T,
     b'{"server_upload_time":"2024-05-05 23:59:59.999999"}',
     b'{"server_upload_time":"2031-01-01 00:00:00"}',
+    b'{"server_upload_time":"2031-01-01 00:00:00","user_id":"u"}',
+    b'{"user_id":"u","amplitude_id":"2"}',
+    b'{"amplitude_id":"2"}',
+    b'{"user_id":"u", and no more',
+    b'[{"amplitude_id": 2}]',
+    b'{"user_id":"\\u00dc"}{}',
 ]
 """Lines that are quarantined, of each reason."""
 
@@ -116,6 +124,10 @@ class Case:
     late: frozenset[str]
     """Names of objects that come after all hours have been delivered once."""
     runs: list[list[Hour]]
+    suppressed: list[Suppressed]
+    """Users of the first project who are deleted, each asked for after some of the runs."""
+    asked_after: int
+    """How many runs were made before."""
 
     @property
     def hours(self) -> list[Hour]:
@@ -143,7 +155,18 @@ def cases(draw: st.DrawFn) -> Case:
     order = draw(st.permutations(sorted(hours)))
     size = draw(st.sampled_from([1, 2, 100]))
     runs = [order[at : at + size] for at in range(0, len(order), size)]
-    return Case(projects, objects, late, runs)
+    suppressed = draw(st.lists(_suppressions(), max_size=2))
+    return Case(projects, objects, late, runs, suppressed, draw(st.integers(0, len(runs))))
+
+
+@st.composite
+def _suppressions(draw: st.DrawFn) -> Suppressed:
+    up_to = draw(st.sampled_from([None, None, 0, HOUR_US // 2, 2 * HOUR_US]))
+    return Suppressed(
+        users=frozenset(draw(st.lists(st.sampled_from(["u", "Ü", 'q"\\', "5"]), max_size=2))),
+        amplitude_ids=frozenset(draw(st.lists(st.sampled_from([1, 2, 10**30]), max_size=2))),
+        up_to=None if up_to is None else FIRST_HOUR.start_us + up_to,
+    )
 
 
 def _land_project(draw: st.DrawFn, project: int, window: int, objects: dict[str, bytes], hours: set[Hour]) -> None:
@@ -203,6 +226,7 @@ def _lines(draw: st.DrawFn, project: int, template: dict[str, Any], us: int) -> 
         "event_id": EVENT_IDS,
         "event_time": EVENT_TIMES,
         "amplitude_id": AMPLITUDE_IDS,
+        "user_id": USER_IDS,
         "data": DATA,
         "app": APPS,
     }.items():

@@ -10,6 +10,7 @@ from hypothesis import given
 from amp_pipeline_tests import builders
 from amp_pipeline_tests.builders import EXAMPLE_HOURS, FIRST_HOUR, HOUR_US, event, put, put_bytes
 from amp_pipeline_tests.laws.conftest import Delivered
+from amp_pipeline_tests.laws.deleting import ask_all
 from amp_pipeline_tests.laws.driver import Stores, run, run_all, settle
 from amp_pipeline_tests.laws.soak import many, quick
 from amp_pipeline_tests.laws.strategies import Case, cases
@@ -27,9 +28,11 @@ def generated_days_are_as_the_oracle_says(case: Case) -> None:
         case.land(base, frozenset(case.objects))
         organization = case.organization(base)
         stores = Stores(organization)
-        run_all(organization, case.runs, stores)
+        run_all(organization, case.runs[: case.asked_after], stores)
+        ask_all(organization, stores, case.suppressed)
+        run_all(organization, case.runs[case.asked_after :], stores)
         settle(organization, case.hours, stores)
-        Truth(organization).assert_agrees(stores, case.hours)
+        Truth(organization, suppressed=case.suppressed).assert_agrees(stores, case.hours)
 
 
 @quick

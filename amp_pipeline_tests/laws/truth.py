@@ -18,6 +18,7 @@ from amp_pipeline_tests.oracle import (
     OracleProject,
     OrganizationTruth,
     ProjectTruth,
+    Suppressed,
     cut_parts,
     keep_all,
     microseconds_of,
@@ -29,16 +30,22 @@ from amp_pipeline_tests.oracle import (
 class Truth:
     """What the oracle says of an organization's landings as they are now."""
 
-    def __init__(self, organization: Organization, accepted: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        organization: Organization,
+        accepted: frozenset[str] = frozenset(),
+        suppressed: Sequence[Suppressed] = (),
+    ) -> None:
+        """Suppressions are those of the first project."""
         self.organization = organization
         landings = [Path(project.source.url) for project in organization.projects]
         known = [_oracle_project(project) for project in organization.projects]
         self.projects: dict[str, ProjectTruth] = {
-            project.slug: read_project(landing, one, accepted)
-            for project, landing, one in zip(organization.projects, landings, known, strict=True)
+            project.slug: read_project(landing, one, accepted, () if number else suppressed)
+            for number, (project, landing, one) in enumerate(zip(organization.projects, landings, known, strict=True))
         }
         self.merged: OrganizationTruth = read_organization(
-            landings, organization.id, list(zip(known, self.projects.values(), strict=True)), accepted
+            landings, organization.id, list(zip(known, self.projects.values(), strict=True)), accepted, suppressed
         )
 
     def assert_agrees(self, open_store: OpenStore, hours: Sequence[Hour]) -> None:
@@ -60,7 +67,8 @@ class Truth:
             (entry["object"], entry["line"], entry["reason"], _text_of(entry))
             for entry in workspace.report("quarantine", hour)
         ]
-        expected = [(bad.object, bad.line, bad.reason, bad.text) for bad in truth.quarantined if bad.hour == hour.start]
+        quarantined = [bad for bad in truth.quarantined if bad.hour == hour.start and not bad.deleted]
+        expected = [(bad.object, bad.line, bad.reason, bad.text) for bad in quarantined]
         assert found == expected, f"quarantine of {hour}"
         reported = [
             (entry["object"], entry["line"], entry["first_seen"], entry["conflict"], _text_of(entry))
@@ -82,11 +90,11 @@ class Truth:
             "landed": counts["landed"],
             "quarantined": counts["quarantined"],
             "repeats": counts["repeats"],
-            "deleted": 0,
+            "deleted": counts["deleted"],
             "filtered": counts["deliverable"] - len(lines),
             "delivered": len(lines),
         }, f"counts of {hour}"
-        events = [one for one in truth.events_of(hour.start) if not one.repeat and keep(one.fields)]
+        events = [one for one in truth.events_of(hour.start) if not one.repeat and not one.deleted and keep(one.fields)]
         for field in ("event_time", "server_upload_time"):
             assert _range_of(manifest[field]) == _expected_range(events, field), f"{field} of {hour}"
         if "merged_ids" in delivery.what:
@@ -115,22 +123,29 @@ def _is_purchase(fields: Fields) -> bool:
 
 def _reported(event: Event) -> tuple[str, int, str, bool, bytes]:
     assert event.first_seen is not None
-    return event.object, event.line, Hour.of(event.first_seen).key, event.conflict, event.text
+    text = b"" if event.deleted else event.text
+    return event.object, event.line, Hour.of(event.first_seen).key, event.conflict, text
 
 
 def _text_of(entry: dict[str, Any]) -> bytes:
+    if entry.get("deleted"):
+        assert entry.keys() == {"row", "object", "line", "first_seen", "conflict", "deleted"}
+        return b""
     return entry["text"].encode() if "text" in entry else base64.b64decode(entry["base64"])
 
 
 def _merged_counts(here: list[MergedLine], quarantined: int) -> dict[str, int]:
     made = sum(line.made for line in here)
     repeats = sum(line.repeat for line in here)
+    deleted = sum(line.deleted for line in here)
     return {
         "landed": len(here) - made + quarantined,
         "made": made,
         "quarantined": quarantined,
         "repeats": repeats,
-        "delivered": len(here) - repeats,
+        "delivered": len(here) - repeats - deleted,
+        # Left out where there are none.
+        **({"deleted": deleted} if deleted else {}),
     }
 
 
