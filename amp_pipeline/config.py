@@ -241,6 +241,28 @@ class Project(_Model):
         return self.first_hour <= hour and (self.last_hour is None or hour <= self.last_hour)
 
 
+class Retention(_Model):
+    """How long the workspace keeps what nothing needs any more. What a law needs is kept for ever."""
+
+    superseded: DurationField = Field(
+        default=timedelta(days=7),
+        description="How long versions of key indexes, rows, files and merged ids are kept that no record names any "
+        "more, like 7d; at least 24h, since runs may still be reading them.",
+    )
+    logs: DurationField | None = Field(
+        default=None,
+        description="How long entries of the delivery log are kept; for ever if not given. The last one of each hour "
+        "and those of deletions always are.",
+    )
+
+    @field_validator("superseded", "logs")
+    @classmethod
+    def _outlives_runs(cls, value: timedelta | None) -> timedelta | None:
+        if value is not None and value < timedelta(hours=24):
+            raise ValueError("write 24h or more; runs may still be reading what is younger")
+        return value
+
+
 class Organization(_Model):
     """An organization: its projects, their sources and where their hours are delivered."""
 
@@ -263,6 +285,9 @@ class Organization(_Model):
         default=(), description="Who answers for the data: e-mail addresses, or team:name."
     )
     alerts: AlertsField = Alerts()
+    retention: Retention = Field(
+        default=Retention(), description="How long the workspace keeps what nothing needs any more."
+    )
     projects: tuple[Project, ...] = Field(min_length=1, description="The organization's projects.")
 
     @model_validator(mode="after")

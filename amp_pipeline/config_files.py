@@ -12,7 +12,18 @@ from pydantic import ValidationError
 
 from amp_pipeline.alert_settings import Alerts, Mail, Recipients
 from amp_pipeline.buckets import S3, Encryption
-from amp_pipeline.config import Dedupe, Delivery, Landing, Names, Organization, Parts, Project, Reconcile, overlap
+from amp_pipeline.config import (
+    Dedupe,
+    Delivery,
+    Landing,
+    Names,
+    Organization,
+    Parts,
+    Project,
+    Reconcile,
+    Retention,
+    overlap,
+)
 from amp_pipeline.core.errors import ConfigError
 
 COMPONENT = "amp_pipeline.Organization"
@@ -152,6 +163,7 @@ def _fields_at(path: tuple[Any, ...]) -> list[str]:
         "parts": Parts,
         "names": Names,
         "reconcile": Reconcile,
+        "retention": Retention,
         "s3": S3,
         "encryption": Encryption,
         "mail": Mail,

@@ -6,7 +6,7 @@ With ``definitions`` the only place that reads the environment and the clock.
 import click
 
 from amp_pipeline import __version__
-from amp_pipeline.cli import alerts, buckets, deletion, hours
+from amp_pipeline.cli import alerts, buckets, deletion, hours, tidy
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -21,6 +21,7 @@ for _command in (
     hours.waiting,
     hours.audit_command,
     hours.accept,
+    tidy.tidy,
     deletion.delete_user,
     deletion.deletions,
     buckets.access,

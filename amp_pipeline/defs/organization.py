@@ -13,6 +13,7 @@ from amp_pipeline.alerting import Subject, deliveries
 from amp_pipeline.defs.alerts import alert_sensors, bucket_checks
 from amp_pipeline.defs.assets import organization_assets
 from amp_pipeline.defs.reconciliation import reconciliation_checks, reconciliation_schedules
+from amp_pipeline.defs.retention import retention_schedule
 
 
 class _Attributes(BaseModel):
@@ -90,5 +91,5 @@ class Organization(dg.Component):
             assets=organization_assets(self.organization),
             asset_checks=[*bucket_checks(self.organization), *reconciliation_checks(self.organization)],
             sensors=alert_sensors(self.organization),
-            schedules=reconciliation_schedules(self.organization),
+            schedules=[*reconciliation_schedules(self.organization), retention_schedule(self.organization)],
         )
