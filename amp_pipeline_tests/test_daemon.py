@@ -10,8 +10,8 @@ from amp_pipeline import config_files
 from amp_pipeline.audit import audit
 from amp_pipeline.core.hours import Hour, between
 from amp_pipeline_tests.builders import put
+from amp_pipeline_tests.dagster_ui import Ui, running
 from amp_pipeline_tests.defs.shop import EXAMPLE, dagster_home_in, shop_in
-from amp_pipeline_tests.test_ui import Ui, running
 
 QUIET_SECONDS = 25.0
 """Two looks for hours, each 10 s."""

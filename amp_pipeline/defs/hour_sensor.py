@@ -34,7 +34,8 @@ _UNFINISHED = [
     dg.DagsterRunStatus.CANCELING,
 ]
 _FORGOTTEN_AFTER = timedelta(hours=12)
-"""Dagster never ends the run of a command that was killed; one that is at work writes down signs of life."""
+"""Dagster never ends the run of a command that was killed. Where one does take longer, its hours are asked for beside
+it, which their claims make harmless."""
 
 _PRIORITY_LIVE, _PRIORITY_LATE, _PRIORITY_REST = "10", "5", "-5"
 """Runs that people start have 0."""
@@ -166,13 +167,16 @@ class Running:
         self.hours: set[Hour] = set()
         self.requests = 0
         keys = set(jobs.keys())
-        for record in instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED)):
+        records = [
+            record
+            for record in instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED))
+            if record.dagster_run.asset_selection is None or record.dagster_run.asset_selection & keys
+        ]
+        for record in records:
             run = record.dagster_run
-            selected = run.asset_selection
-            if (selected is not None and not selected & keys) or now - record.update_timestamp > _FORGOTTEN_AFTER:
-                continue
-            self.hours |= set(hours_of_tags(run.tags))
-            self.requests += REQUEST in run.tags
+            if now - record.update_timestamp < _FORGOTTEN_AFTER:
+                self.hours |= set(hours_of_tags(run.tags))
+                self.requests += REQUEST in run.tags
 
     def knows(self, request: str, /) -> bool:
         """Tell whether there is, or was, a run of a request."""

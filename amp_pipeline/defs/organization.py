@@ -12,8 +12,11 @@ from amp_pipeline import config, config_files, notify
 from amp_pipeline.alerting import Subject, deliveries
 from amp_pipeline.defs.alerts import alert_sensors, bucket_checks
 from amp_pipeline.defs.assets import organization_assets
+from amp_pipeline.defs.dead_runs import dead_runs_sensor
+from amp_pipeline.defs.hour_sensor import hour_sensors
 from amp_pipeline.defs.reconciliation import reconciliation_checks, reconciliation_schedules
 from amp_pipeline.defs.retention import retention_schedule
+from amp_pipeline.defs.status import status_checks
 
 
 class _Attributes(BaseModel):
@@ -87,9 +90,20 @@ class Organization(dg.Component):
         """
         for subject in [Subject(self.organization), *deliveries(self.organization)]:
             notify.check(self.organization.alerts, subject.everybody())
+        assets = organization_assets(self.organization)
+        sensors, jobs = hour_sensors(self.organization, assets)
         return dg.Definitions(
-            assets=organization_assets(self.organization),
-            asset_checks=[*bucket_checks(self.organization), *reconciliation_checks(self.organization)],
-            sensors=alert_sensors(self.organization),
+            assets=assets,
+            jobs=jobs,
+            asset_checks=[
+                *bucket_checks(self.organization),
+                *status_checks(self.organization),
+                *reconciliation_checks(self.organization),
+            ],
+            sensors=[
+                *sensors,
+                *alert_sensors(self.organization),
+                dead_runs_sensor(self.organization, assets),
+            ],
             schedules=[*reconciliation_schedules(self.organization), retention_schedule(self.organization)],
         )
