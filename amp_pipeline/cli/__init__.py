@@ -6,7 +6,7 @@ With ``definitions`` the only place that reads the environment and the clock.
 import click
 
 from amp_pipeline import __version__
-from amp_pipeline.cli import alerts, buckets, deletion, hours, tidy
+from amp_pipeline.cli import alerts, buckets, deletion, hours, metrics, status, tidy
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -17,6 +17,8 @@ def main() -> None:
 
 for _command in (
     hours.deliver,
+    status.status,
+    metrics.metrics,
     hours.stale,
     hours.waiting,
     hours.audit_command,

@@ -95,7 +95,7 @@ def test_every_column_has_a_meaning(specs: dict[str, dg.AssetSpec]) -> None:
 
 def test_every_check_says_what_it_holds(definitions: dg.Definitions) -> None:
     checks = [check for assets in definitions.resolve_asset_graph().assets_defs for check in assets.check_specs]
-    assert len(checks) == 14
+    assert len(checks) == 16
     assert [check.name for check in checks if not (check.description or "").endswith(".")] == []
 
 
