@@ -510,7 +510,7 @@ def content_of(line: bytes) -> dict[str, Any]:
 # Deletion
 
 
-def integer_in(value: object) -> int | None:
+def integer_in(value: Any) -> int | None:
     if isinstance(value, str):
         return integer_of(value) if re.fullmatch("-?[0-9]+", value) and len(value) <= 4300 else None
     return int(value) if is_integer(value) else None

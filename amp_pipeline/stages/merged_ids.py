@@ -122,7 +122,8 @@ class MergedIds:
         """Tell whether a recorded hour would come out otherwise today."""
         here = self.collect(hour)
         window = self._window(hour)
-        counts = (here.landed, here.quarantined) == (record.landed, record.quarantined)
+        deleted = here.landed_deleted + here.made_deleted
+        counts = (here.landed, here.quarantined, deleted) == (record.landed, record.quarantined, record.deleted)
         if counts and here.pairs == record.pairs and window == record.window:
             self._settled(hour, record, here.suppressions)
             return False
@@ -154,6 +155,7 @@ class MergedIds:
             and not (force and not gone)
             and seen == [(item.object, item.size, item.version) for item in before.inputs]
             and before.made == made.digests
+            and (gone or before.made_without == made.deleted)
         ):
             pairs = msgspec.structs.replace(before, missing=made.missing)
         elif not objects and before is not None and before.inputs:
@@ -295,6 +297,7 @@ class MergedIds:
             reasons=dict(sorted(reasons.items())),
             landed_deleted=landed - landed_kept,
             made_deleted=made.deleted + len(merges) - landed - (len(kept) - landed_kept),
+            made_without=made.deleted,
             suppressions=here.fingerprint,
         )
         self.workspace.put_report("merged_quarantine", hour, quarantine)
@@ -326,7 +329,8 @@ class MergedIds:
             project: raw[project].made_merges if project in raw and digest in raw[project].made_before else digest
             for project, digest in record.made.items()
         }
-        record = msgspec.structs.replace(record, made=made_now)
+        made_without = sum(one.made_deleted for one in raw.values())
+        record = msgspec.structs.replace(record, made=made_now, made_without=made_without)
         self.workspace.save("pairs", hour, record)
         self._remove_other_pairs(hour, record)
         # Last: whoever is killed before this is followed by a run that does it all again.

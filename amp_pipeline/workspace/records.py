@@ -166,6 +166,8 @@ class PairsRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Landed ones that are left out because their users were deleted."""
     made_deleted: int = 0
     """The same of those made from events."""
+    made_without: int = 0
+    """How many of them had been left out before they came here."""
     suppressions: str = ""
     """Fingerprint of the list of deleted users that they were held against."""
 

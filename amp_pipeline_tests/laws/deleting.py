@@ -29,7 +29,7 @@ def ask(organization: Organization, stores: OpenStore, project: int = 0, **field
 def ask_all(organization: Organization, stores: OpenStore, suppressed: Sequence[Suppressed]) -> None:
     """Put what the oracle takes on the list of the first project."""
     for number, one in enumerate(suppressed):
-        ids = {"user_ids": sorted(one.users), "amplitude_ids": sorted(map(str, one.amplitude_ids))}
+        ids: dict[str, Any] = {"user_ids": sorted(one.users), "amplitude_ids": sorted(map(str, one.amplitude_ids))}
         ask(organization, stores, id=f"d{number}", up_to=one.up_to, **ids)
 
 

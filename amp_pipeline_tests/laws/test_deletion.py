@@ -1,19 +1,27 @@
 """Deletion: nothing of a deleted user is left, the rest stays as it is, and no run brings anybody back."""
 
-import shutil
+import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from amp_pipeline.audit import DELETED, audit
 from amp_pipeline.config import Organization
 from amp_pipeline.core.hours import Hour
+from amp_pipeline.deletion import UserDeletion
 from amp_pipeline.run import OrganizationRun
+from amp_pipeline.storage.urls import open_store
 from amp_pipeline_tests import builders
 from amp_pipeline_tests.builders import FIRST_HOUR, HOUR_US, event, merged, merged_name, object_name, put
 from amp_pipeline_tests.laws.deleting import AMPLITUDE_ID, USER, ask, traces
 from amp_pipeline_tests.laws.driver import Stores, buckets, differing, run, settle, stale
-from amp_pipeline_tests.laws.truth import read_manifest
+from amp_pipeline_tests.laws.killed_child import EVERYTHING
+from amp_pipeline_tests.laws.test_killed import Killer, copied, each_call, killer
+from amp_pipeline_tests.laws.truth import Truth, read_manifest
+from amp_pipeline_tests.oracle import Suppressed
+
+__all__ = ["killer"]
 
 WINNER = 5555555
 """Into which others were merged. Their events say so, and stay."""
@@ -69,6 +77,7 @@ def counts(organization: Organization, stores: Stores, hour: Hour, delivery: int
     return found
 
 
+WHO_TO_THE_ORACLE = Suppressed(frozenset({USER}), frozenset({AMPLITUDE_ID, WINNER}))
 WHO: dict[str, Any] = {"user_ids": [USER], "amplitude_ids": [str(AMPLITUDE_ID), str(WINNER)]}
 
 
@@ -191,25 +200,120 @@ def test_up_to_a_time_means_that_later_events_are_delivered(organization: Organi
     assert [name.rpartition("/")[2][:2] for name in held] == ["02", "03"]
 
 
-@pytest.mark.parametrize("landing", ["gone", "unreadable", "without the user"])
-def test_hours_are_cleaned_whatever_became_of_their_landing(
-    organization: Organization, tmp_path: Path, landing: str
-) -> None:
+def test_hours_whose_landing_is_gone_are_cleaned_like_any_other(organization: Organization, tmp_path: Path) -> None:
     stores, whole = Stores(organization), Stores(organization)
     deliver(organization, stores)
     ask(organization, whole, **WHO)
     deliver(organization, whole)
-    shutil.copytree(tmp_path / "landing", tmp_path / "kept")
-    for file in (tmp_path / "landing").rglob("*#0.json"):
-        if landing == "gone":
-            file.unlink()
-        elif landing == "unreadable":
-            file.rename(file.with_suffix(".json.gz"))
-            file.with_suffix(".json.gz").write_bytes(b"")
-    if landing == "gone":
-        (tmp_path / "landing" / merged_name(HOURS[1])).unlink()
+    for file in (tmp_path / "landing").rglob("*.json"):
+        file.unlink()
     ask(organization, stores, **WHO)
-    if landing == "gone":
-        settle(organization, HOURS, stores)
-        assert differing(buckets(organization, stores), buckets(organization, whole)) == []
-        assert traces(organization, stores, USER, AMPLITUDE_ID) == []
+    settle(organization, HOURS, stores)
+    assert differing(buckets(organization, stores), buckets(organization, whole)) == []
+    assert traces(organization, stores, USER, AMPLITUDE_ID) == []
+    # Once more, with another user and digests of a first deletion in the strays.
+    ask(organization, stores, id="d2", user_ids=["other"])
+    settle(organization, HOURS, stores)
+    assert traces(organization, stores, USER, AMPLITUDE_ID, '"other"') == []
+    assert [counts(organization, stores, hour)["delivered"] for hour in HOURS] == [0, 2, 0, 0, 0, 0]
+
+
+def test_a_user_whose_lines_the_owner_took_out_of_the_landing_is_not_counted_any_more(
+    organization: Organization, tmp_path: Path
+) -> None:
+    stores = Stores(organization)
+    deliver(organization, stores)
+    ask(organization, stores, **WHO)
+    settle(organization, HOURS, stores)
+    before = [counts(organization, stores, hour) for hour in HOURS]
+    for file in (tmp_path / "landing").rglob("*#0.json"):
+        lines = file.read_bytes().split(b"\n")
+        file.write_bytes(b"\n".join(b"" if USER.encode() in line else line for line in lines))
+    settle(organization, HOURS, stores)
+    Truth(organization, suppressed=[WHO_TO_THE_ORACLE]).assert_agrees(stores, HOURS)
+    after = [counts(organization, stores, hour) for hour in HOURS]
+    assert [one["deleted"] for one in after] == [0, 1, 0, 0, 0, 0]
+    assert [one["landed"] for one in after] == [3, 3, 1, 1, 1, 1]
+    assert before[4:] == after[4:]
+
+
+def test_what_is_deleted_is_as_the_oracle_says(organization: Organization) -> None:
+    stores = Stores(organization)
+    deliver(organization, stores)
+    ask(organization, stores, **WHO)
+    settle(organization, HOURS, stores)
+    Truth(organization, suppressed=[WHO_TO_THE_ORACLE]).assert_agrees(stores, HOURS)
+
+
+def test_late_data_that_a_frozen_hour_refuses_holds_up_no_deletion(organization: Organization, tmp_path: Path) -> None:
+    stores = Stores(organization)
+    deliver(organization, stores)
+    (tmp_path / "landing" / object_name(HOURS[2])).unlink()
+    put(tmp_path / "landing", object_name(HOURS[3], 1), event(2 * HOUR_US + 20, uuid="late"))
+    failures = run(organization, HOURS, stores)
+    assert {hour for _, hour in failures} == {HOURS[2]}
+    deletion = UserDeletion(organization, organization.projects[0], ask(organization, stores, **WHO), stores)
+    found = deletion.search(lambda _done, _of: None)
+    assert found.events == {*HOURS[:4]}
+    assert deletion.clean(found, lambda _done, _of: None) == {}
+    one = OrganizationRun(organization, stores).projects["shop7"]
+    record = one.workspace.deduped(HOURS[2])
+    assert record is not None
+    assert record.deleted == 2
+    # They are delivered as they are on record.
+    outdated = deletion.to_deliver()["shop7"]
+    assert outdated == {"all": HOURS[:4], "purchases": HOURS[:4]}
+    for delivery in one.project.deliveries:
+        for hour in outdated[delivery.name]:
+            one.deliver(one.archive(delivery), delivery, hour, builders.BY)
+    assert traces(organization, stores, USER, AMPLITUDE_ID) == []
+    assert deletion.to_deliver() == {}
+    assert deletion.left(found.events | found.merged) == []
+
+
+def test_a_damaged_suppression_stops_everything_and_its_ids_are_not_told(organization: Organization) -> None:
+    stores = Stores(organization)
+    ask(organization, stores, **WHO)
+    name = "9/7/suppressions/d1.json"
+    store = stores(organization.workspace)
+    store.put(name, store.get(name).replace(b'"up_to"', b'"up_to": "%s", "x"' % USER.encode()))
+    failures = run(organization, HOURS[:1], stores)
+    assert failures
+    assert all("no suppression that can be read" in why and USER not in why for why in failures.values())
+
+
+@each_call
+def test_killed_before_any_call_the_next_run_finishes_the_deletion(tmp_path: Path, killer: Killer, every: int) -> None:
+    start = tmp_path / "start"
+    land(start / "landing")
+    organization = builders.organization(start, start / "landing")
+    assert run(organization, HOURS, open_store) == {}
+    never_killed = copied(start, tmp_path / "never killed")
+    told = builders.organization(never_killed, never_killed / "landing")
+    ask(told, open_store, **WHO)
+    assert run(told, HOURS, open_store) == {}
+    expected = buckets(told, open_store)
+    for call in itertools.count(1, every):
+        base = copied(start, tmp_path / "killed")
+        killed = builders.organization(base, base / "landing")
+        ask(killed, open_store, **WHO)
+        was_killed = killer.was_killed(base, call, EVERYTHING)
+        assert run(killed, HOURS, open_store) == {}
+        assert differing(buckets(killed, open_store), expected) == [], f"killed before call {call}"
+        assert traces(killed, open_store, USER, AMPLITUDE_ID) == [], f"killed before call {call}"
+        if not was_killed:
+            break
+
+
+def test_the_audit_finds_a_deleted_user_who_is_delivered_and_nothing_else(organization: Organization) -> None:
+    stores = Stores(organization)
+    deliver(organization, stores)
+    project = organization.projects[0]
+    ask(organization, stores, **WHO)
+    found = list(audit(organization, project, HOURS, stores))
+    named = [one.hour for one in found if any(finding.law == DELETED for finding in one.findings)]
+    assert named == [HOURS[0], HOURS[0], HOURS[1], HOURS[1], HOURS[2], HOURS[3]]
+    settle(organization, HOURS, stores)
+    clean = list(audit(organization, project, HOURS, stores))
+    assert [finding for one in clean for finding in one.findings] == []
+    assert sum(one.deleted for one in clean if one.delivery == "all") == 6
