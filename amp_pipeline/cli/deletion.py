@@ -14,7 +14,6 @@ from amp_pipeline.config import Organization, Project
 from amp_pipeline.core import timestamps
 from amp_pipeline.core.envelope import MOST_DIGITS
 from amp_pipeline.core.errors import ConfigError
-from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.suppression import Suppression
 from amp_pipeline.deletion import UserDeletion
 from amp_pipeline.run import OrganizationRun
@@ -102,9 +101,14 @@ def _delete(organization: Organization, project: Project, suppression: Suppressi
         for other in organization.projects:
             mine = other is project
             enabled = {delivery.name for delivery in other.deliveries if delivery.enabled}
-            by_delivery = {name: hours for name, hours in to_deliver.get(other.slug, {}).items() if name in enabled}
+            # Dagster has no hours but those that the project has now; what lies in others is named as left.
+            by_delivery = {
+                name: list(filter(other.holds, hours))
+                for name, hours in to_deliver.get(other.slug, {}).items()
+                if name in enabled
+            }
             events = {hour for hour in found.events if mine and other.holds(hour)}
-            merged = found.merged if mine else set[Hour]()
+            merged = {hour for hour in found.merged if mine and any(one.holds(hour) for one in organization.projects)}
             delivering = Delivering(defs, instance, organization, click.echo)
             bad = delivering.again(other, events, merged, by_delivery)
             left += [f"hour {hour}, {why}" for hour, why in sorted(bad.items())]

@@ -23,7 +23,8 @@ from amp_pipeline.core.lines import Block
 
 _USER_ID = re.compile(rb'"user_id"[ \t\r]*:[ \t\r]*(?:"((?:[^"\\]|\\.)*)"|(-?[0-9]+))')
 _AMPLITUDE_ID = re.compile(rb'"amplitude_id"[ \t\r]*:[ \t\r]*"?(-?[0-9]+)([.eE]?)')
-_ESCAPED_KEY = re.compile(rb'\\u[^"]*"[ \t\r]*:')
+# Up to the last escape of a key: those that spell a letter all begin so.
+_ESCAPED_KEY = re.compile(rb'\\u[^"\\]*"[ \t\r]*:')
 _DIGITS = re.compile(r"-?[0-9]+")
 
 
@@ -107,9 +108,9 @@ class Suppressed:
         found = _object_on(line)
         if found is not None:
             return next((one.id for one in self._of(found)), None)
-        for user, listed in self._users.items():
-            if any(_quoted(user, ascii_only=ascii_only) in line for ascii_only in (True, False)):
-                return listed[0].id
+        for spelling, by in self._spellings:
+            if spelling in line:
+                return by
         for match in _AMPLITUDE_ID.finditer(line):
             if len(match[1]) <= MOST_DIGITS and (listed := self._amplitude_ids.get(int(match[1]))):
                 return listed[0].id
@@ -119,6 +120,14 @@ class Suppressed:
         """Return the id of the suppression that deletes a merged id, or None."""
         listed = [one for number in amplitude_ids for one in self._amplitude_ids.get(number, ())]
         return listed[0].id if listed else None
+
+    @cached_property
+    def _spellings(self) -> list[tuple[bytes, str]]:
+        return [
+            (_quoted(user, ascii_only=ascii_only), listed[0].id)
+            for user, listed in self._users.items()
+            for ascii_only in (True, False)
+        ]
 
     def _suspicious(self, text: bytes) -> Iterator[int]:
         """Yield where something stands that may be an id of the list."""
