@@ -202,6 +202,10 @@ class Scheduler:
 
     def _look_at(self, hour: Hour, entry: Entry, content: str, visit: _Visit, tick: Tick) -> None:
         needs = self._judge.needs(hour, forced=entry.forced)
+        if entry.forced and self._was_tried(entry, fingerprint(content, needs.what, entry.doubt, entry.forced)):
+            # Whether it helped is seen by who found it wrong; to force it again and again would help nobody.
+            entry = msgspec.structs.replace(entry, forced=False)
+            needs = self._judge.needs(hour)
         self._judged.add(hour)
         if needs.nothing:
             self._settle(hour, entry, content, visit)
@@ -222,6 +226,10 @@ class Scheduler:
         else:
             visit.known.hours[hour.key] = entry
             self._candidates.append(self._candidate(hour, entry, needs))
+
+    def _was_tried(self, entry: Entry, asked_for: str) -> bool:
+        """Tell whether the run of a request has ended, one way or the other."""
+        return bool(entry.request) and entry.content == asked_for and self._running.knows(entry.request)
 
     def _candidate(self, hour: Hour, entry: Entry, needs: Needs) -> Candidate:
         live = self._now - (hour + 1).start < LIVE

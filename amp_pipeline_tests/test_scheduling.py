@@ -10,6 +10,7 @@ from amp_pipeline.config import Organization
 from amp_pipeline.core.errors import StoreError
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.ticks import Cursor
+from amp_pipeline.reconciliation import recent_hours, reconcile
 from amp_pipeline.run import OrganizationRun
 from amp_pipeline.workspace.ledger import Ledger
 from amp_pipeline_tests import builders
@@ -340,6 +341,29 @@ def test_projects_with_other_first_hours_than_their_organization_go_in_steps(tmp
     runs = trial.until_quiet()
     assert ("raw_events", "deduped_events") in {run.request.what for run in runs if run.request.key.startswith("8-")}
     assert buckets(trial.organization, trial.stores) == trial.clean_run()
+
+
+def test_what_a_reconciliation_finds_is_made_again_by_the_sensor_once(tmp_path: Path):
+    trial = Trial(tmp_path)
+    for number, hour in enumerate((ZERO, ONE, TWO)):
+        trial.land(hour, click(number * HOUR_US))
+    trial.now += timedelta(hours=6)
+    trial.until_quiet()
+    before = buckets(trial.organization, trial.stores)
+    project = trial.organization.projects[0]
+    bucket = trial.stores(project.deliveries[0].url)
+    bucket.delete(next(info.name for info in bucket.find("") if info.name.endswith("_1#0.json.gz")))
+
+    def wrong() -> list[Hour]:
+        hours = [hour for hour in recent_hours(project, trial.now) if hour <= TWO]
+        found = reconcile(trial.organization, project, hours, trial.now, trial.stores)
+        return [one.hour for one in found if one.is_wrong]
+
+    assert wrong() == [ONE]
+    runs = trial.until_quiet()
+    assert buckets(trial.organization, trial.stores) == before
+    assert wrong() == []
+    assert len(runs) == 1
 
 
 def test_a_cursor_that_cannot_be_read_begins_anew():

@@ -9,10 +9,13 @@ import fcntl
 import os
 import time
 import uuid
+from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice, takewhile
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 from typing import BinaryIO, cast
 
 from typing_extensions import override
@@ -23,6 +26,46 @@ from amp_pipeline.storage.objects import ObjectInfo, ObjectStore
 _INCOMING = ".incoming"
 _CHUNK_BYTES = 128 << 10
 _ABANDONED_AFTER_SECONDS = 24 * 3600
+
+_MANY_NAMES = 1000
+_MOST_FOLDERS = 16
+_NAMES_SECONDS = 600.0
+_CLOCK_SECONDS = 2.0
+"""By how much the time of a change may be too coarse: that of FAT is by two seconds."""
+
+
+class _Names:
+    """The names in large folders, kept while a folder does not change: a landing may have all its years in one.
+
+    To look for a day in a folder of a hundred thousand names takes 70 ms, and a tick of a sensor looks for 24 days.
+    """
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Path, tuple[int, float, list[str]]] = OrderedDict()
+
+    def beginning_with(self, folder: Path, beginning: str) -> list[str]:
+        """Return the names in ``folder`` that begin with ``beginning``."""
+        changed = folder.stat().st_mtime_ns
+        kept = self._kept.get(folder)
+        if kept is not None and kept[0] == changed and time.monotonic() - kept[1] < _NAMES_SECONDS:
+            names = kept[2]
+        else:
+            read_at = time.time()
+            names = sorted(entry.name for entry in os.scandir(folder))
+            # What changes twice within one tick of the file system's clock looks as if it had changed once.
+            if len(names) >= _MANY_NAMES and read_at - changed / 1e9 > _CLOCK_SECONDS:
+                self._keep(folder, changed, names)
+        first = bisect_left(names, beginning)
+        return list(takewhile(lambda name: name.startswith(beginning), islice(names, first, None)))
+
+    def _keep(self, folder: Path, changed: int, names: list[str]) -> None:
+        self._kept[folder] = changed, time.monotonic(), names
+        self._kept.move_to_end(folder)
+        while len(self._kept) > _MOST_FOLDERS:
+            self._kept.popitem(last=False)
+
+
+_NAMES = _Names()
 
 
 class FolderStore(ObjectStore):
@@ -48,18 +91,19 @@ class FolderStore(ObjectStore):
 
     def _scan(self, folder: Path, path: str, beginning: str, found: list[ObjectInfo]) -> None:
         try:
-            entries = list(os.scandir(folder))
+            names = _NAMES.beginning_with(folder, beginning)
         except (FileNotFoundError, NotADirectoryError):
             return
-        for entry in entries:
-            if not entry.name.startswith(beginning) or (not path and entry.name == _INCOMING):
+        for name in names:
+            if not path and name == _INCOMING:
                 continue
-            if entry.is_dir():
-                self._scan(Path(entry.path), f"{path}{entry.name}/", "", found)
-            else:
-                # Another process may have deleted it since the folder was read.
-                with suppress(FileNotFoundError):
-                    found.append(_info(path + entry.name, entry.stat()))
+            # Another process may have deleted it since the folder was read.
+            with suppress(FileNotFoundError):
+                stat = (folder / name).stat()
+                if S_ISDIR(stat.st_mode):
+                    self._scan(folder / name, f"{path}{name}/", "", found)
+                else:
+                    found.append(_info(path + name, stat))
 
     @override
     def head(self, name: str) -> ObjectInfo | None:
