@@ -17,7 +17,7 @@ from amp_pipeline_tests.builders import FIRST_HOUR, HOUR_US, event, merged, merg
 from amp_pipeline_tests.laws.deleting import AMPLITUDE_ID, USER, ask, traces
 from amp_pipeline_tests.laws.driver import Stores, buckets, differing, run, settle, stale
 from amp_pipeline_tests.laws.killed_child import EVERYTHING
-from amp_pipeline_tests.laws.test_killed import Killer, copied, each_call, killer
+from amp_pipeline_tests.laws.test_killed import Killer, copied, killer
 from amp_pipeline_tests.laws.truth import Truth, read_manifest
 from amp_pipeline_tests.oracle import Suppressed
 
@@ -282,7 +282,7 @@ def test_a_damaged_suppression_stops_everything_and_its_ids_are_not_told(organiz
     assert all("no suppression that can be read" in why and USER not in why for why in failures.values())
 
 
-@each_call
+@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.soak)])
 def test_killed_before_any_call_the_next_run_finishes_the_deletion(tmp_path: Path, killer: Killer, every: int) -> None:
     start = tmp_path / "start"
     land(start / "landing")
