@@ -26,7 +26,7 @@ from amp_pipeline.core.codec import Compression, PartSize
 from amp_pipeline.core.errors import FilterError
 from amp_pipeline.core.filters import Filter
 from amp_pipeline.core.hours import Hour
-from amp_pipeline.fields import DurationField, HourField, MemoryField, SlugField, TimeOfDayField, UrlField
+from amp_pipeline.fields import S3_SCHEME, DurationField, HourField, MemoryField, SlugField, TimeOfDayField, UrlField
 
 _RESERVED = ("raw_events", "deduped_events", "merged_ids")
 
@@ -183,6 +183,8 @@ class Delivery(_Model):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Delivery:
+        if self.s3 is not None and not self.url.startswith(S3_SCHEME):
+            raise ValueError("s3 says how a bucket is reached, but url is a folder; remove one of them")
         if self.filter is not None and "events" not in self.what:
             raise ValueError("a filter chooses events, but what has no events; add events or remove the filter")
         return self

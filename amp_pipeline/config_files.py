@@ -71,7 +71,14 @@ def read(file: Path, environment: Mapping[str, str]) -> list[Organization]:
     """
     try:
         documents = list(yaml.safe_load_all(file.read_text()))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        # The text around it, which the error quotes, may hold a secret.
+        raise ConfigError(
+            f"{file} is no YAML{where}: {problem or 'it has characters that YAML does not allow'}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} can't be read: {error}") from None
     ours = [document for document in documents if isinstance(document, dict) and document.get("type") == COMPONENT]
     return [organization(_filled(document.get("attributes") or {}, file, environment), file) for document in ours]
@@ -137,6 +144,10 @@ def _filled(value: Any, file: Path, environment: Mapping[str, str]) -> Any:
     return _TEMPLATE.sub(_value, value)
 
 
+_WORDS = {"tuple_type": "write a list, like [one, two]", "string_type": "write text; numbers in quotes"}
+"""What pydantic says in the words of Python."""
+
+
 def _explain(detail: dict[str, Any]) -> str:
     where = (
         "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip(".")
@@ -146,6 +157,10 @@ def _explain(detail: dict[str, Any]) -> str:
         return f"{where}: there is no such field; known here are {', '.join(_fields_at(detail['loc'][:-1]))}"
     if detail["type"] == "missing":
         return f"{where}: is missing; add it"
+    if detail["type"] in _WORDS:
+        return f"{where}: {_WORDS[detail['type']]}"
+    if detail["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return f"{where}: write fields below it: {', '.join(_fields_at(detail['loc']))}"
     return f"{where}: {detail['msg'].removeprefix('Value error, ')}"
 
 

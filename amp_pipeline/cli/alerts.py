@@ -36,7 +36,7 @@ def alert(test: bool, slug: str | None, name: str | None) -> None:
             missed += bool(why)
             reached += not why
     if not missed and not reached:
-        click.echo("nobody is told; name somebody under alerts in the defs.yaml")
+        click.echo("nobody is told; name channels under alerts, or a mail server for the addresses that are named")
     sys.exit(1 if missed or not reached else 0)
 
 
@@ -104,6 +104,7 @@ def _subjects(slug: str | None, name: str | None) -> list[Subject]:
         if subject.delivery and name in (None, subject.delivery.name)
     ]
     if not found and name is not None:
-        raise ConfigError(f"there is no delivery {name} that is switched on")
+        names = [subject.delivery.name for one in organizations for subject in deliveries(one) if subject.delivery]
+        raise ConfigError(f"there is no delivery {name} that is switched on; known are {', '.join(names)}")
     all_of_them = slug is None and name is None
     return [*(Subject(one, what="everything") for one in organizations if all_of_them), *found]

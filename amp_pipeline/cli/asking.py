@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import click
@@ -76,6 +77,9 @@ def need_dagster_home() -> None:
             "DAGSTER_HOME is not set; set it to the folder of your Dagster instance "
             "(`make ui` uses .dagster_home of the repo)"
         )
+    home = Path(os.environ["DAGSTER_HOME"])
+    if not home.is_absolute() or not home.is_dir():
+        raise ConfigError(f"DAGSTER_HOME is {home}, which is no folder with an absolute path; make it, or name another")
 
 
 def chosen(slug: str | None) -> list[tuple[Organization, Project]]:
@@ -87,6 +91,8 @@ def chosen(slug: str | None) -> list[tuple[Organization, Project]]:
     read = [one for file in organizations.files(os.environ) for one in config_files.read(file, os.environ)]
     config_files.check_together(read)
     known = [(organization, project) for organization in read for project in organization.projects]
+    if not known:
+        raise ConfigError(f"no defs.yaml describes an organization; write `type: {config_files.COMPONENT}` in it")
     found = [(organization, project) for organization, project in known if slug in (None, project.slug)]
     if not found:
         raise ConfigError(f"there is no project {slug}; known are {', '.join(project.slug for _, project in known)}")

@@ -21,6 +21,7 @@ from amp_pipeline.core.access import Outcome
 from amp_pipeline.core.alerts import FailedHour, State, Trouble
 from amp_pipeline.core.errors import AmpError, StoreError
 from amp_pipeline.core.hours import Hour
+from amp_pipeline.defs.checks import apart
 from amp_pipeline.defs.hours import failed_hours, hours_of_tags
 from amp_pipeline.notify import send
 from amp_pipeline.storage.urls import open_store
@@ -68,17 +69,17 @@ def bucket_checks(organization: Organization, *, probe: Probe = _probe) -> list[
 
 
 def _bucket_check(organization: Organization, subject: Subject, probe: Probe) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=_manifest_key(subject),
-        name=CHECK,
-        description="The bucket can be listed, written, read and cleaned as a delivery needs it, tried with a small "
-        "object. What is missing is named, with the statement to add to a policy.",
-    )
-    def bucket_can_be_reached() -> dg.AssetCheckResult:
+    def bucket_can_be_reached(_: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         outcome = _tried(organization, subject, probe)
         return dg.AssetCheckResult(passed=outcome.ok, description=outcome.summary, metadata=_metadata(outcome))
 
-    return bucket_can_be_reached
+    return apart(
+        _manifest_key(subject),
+        CHECK,
+        "The bucket can be listed, written, read and cleaned as a delivery needs it, tried with a small "
+        "object. What is missing is named, with the statement to add to a policy.",
+        bucket_can_be_reached,
+    )
 
 
 def alert_sensors(

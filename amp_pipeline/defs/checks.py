@@ -5,7 +5,7 @@ finds
 out first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import dagster as dg
 
@@ -89,6 +89,34 @@ def no_cycles(asset: dg.AssetKey) -> dg.AssetCheckSpec:
         description="No merged ids of an hour and its window end in one another: users in a cycle have no winner. "
         "They are delivered as they landed.",
     )
+
+
+def apart(
+    asset: dg.AssetKey,
+    name: str,
+    description: str,
+    look: Callable[[dg.AssetCheckExecutionContext], dg.AssetCheckResult],
+) -> dg.AssetChecksDefinition:
+    """Return a check with times of its own: looked at where it alone is asked for, not in runs of its asset.
+
+    Dagster adds every check of an asset to each run that materializes it; a backfill of a year would try the bucket and
+    audit days 365 times.
+    """
+
+    @dg.multi_asset_check(
+        name=f"{asset.to_python_identifier()}_{name}",
+        specs=[dg.AssetCheckSpec(name, asset=asset, description=description)],
+        # Or it would have to yield something.
+        can_subset=True,
+    )
+    def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        if context.run.asset_selection:
+            context.log.info(f"{name} is looked at by itself, not in runs that materialize its asset")
+            return
+        result = look(context)
+        yield result._replace(asset_key=asset, check_name=name)
+
+    return check
 
 
 def report(name: str, findings: Mapping[str, str], hours: int, *, warn: bool = False) -> dg.AssetCheckResult:

@@ -103,7 +103,7 @@ class Delivering:
             for group in _together(hours):
                 bad = self._run_assets(list(delivery_keys(project, delivery).values()), group, force=False)
                 failed |= {hour: f"{delivery.name}: {why}" for hour, why in bad.items()}
-                outcome = f"{len(bad)} of them failed" if bad else "delivered"
+                outcome = f"{len(bad)} failed in some asset" if bad else "delivered"
                 self._say(f"  {delivery.name}: {group[0]} to {group[-1]}  {outcome}")
         return failed
 
@@ -127,7 +127,7 @@ class Delivering:
                 bad |= self._run_assets(keys, group, force=force)
             done += len(group)
             failed |= bad
-            outcome = f"{len(bad)} of them failed" if bad else "delivered"
+            outcome = f"{len(bad)} failed in some asset" if bad else "delivered"
             self._say(f"  {group[0]} to {group[-1]}  {outcome}  ({done} of {len(hours)} hours)")
             for hour, what in bad.items():
                 self._say(f"    {hour}: {what}")

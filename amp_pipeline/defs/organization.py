@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from amp_pipeline import config, config_files, notify
 from amp_pipeline.alerting import Subject, deliveries
+from amp_pipeline.core.errors import ConfigError
 from amp_pipeline.defs.alerts import alert_sensors, bucket_checks
 from amp_pipeline.defs.assets import organization_assets
 from amp_pipeline.defs.dead_runs import dead_runs_sensor
@@ -89,7 +90,10 @@ class Organization(dg.Component):
             ConfigError: A channel of its alerts is of no known kind.
         """
         for subject in [Subject(self.organization), *deliveries(self.organization)]:
-            notify.check(self.organization.alerts, subject.everybody())
+            try:
+                notify.check(self.organization.alerts, subject.everybody())
+            except ConfigError as error:
+                raise ConfigError(f"alerts of {self.organization.slug}: {error}") from None
         assets = organization_assets(self.organization)
         sensors, jobs = hour_sensors(self.organization, assets)
         return dg.Definitions(

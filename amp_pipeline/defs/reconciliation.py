@@ -11,6 +11,7 @@ from amp_pipeline.config import Delivery, Organization, Project
 from amp_pipeline.core.errors import AmpError
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.defs.assets import delivery_keys
+from amp_pipeline.defs.checks import apart
 from amp_pipeline.notify import send
 from amp_pipeline.reconciliation import Looked, is_settled, recent_hours, reconcile, trouble_of
 from amp_pipeline.storage.urls import open_store
@@ -148,16 +149,16 @@ def _schedule(project: Project, reconciling: _Reconciling) -> dg.ScheduleDefinit
 
 
 def _check(reconciling: _Reconciling, delivery: Delivery) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=delivery_keys(reconciling.project, delivery)["manifest"],
-        name=CHECK,
-        description="The last days are in the bucket as what landed demands, every line of them, by all laws that "
-        "`amp-pipeline audit` holds. Hours that wait for something are named, but not wrong.",
-    )
     def agrees_with_the_source(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         return dg.AssetCheckResult(**reconciling.look(context, [delivery.name])[delivery.name])
 
-    return agrees_with_the_source
+    return apart(
+        delivery_keys(reconciling.project, delivery)["manifest"],
+        CHECK,
+        "The last days are in the bucket as what landed demands, every line of them, by all laws that "
+        "`amp-pipeline audit` holds. Hours that wait for something are named, but not wrong.",
+        agrees_with_the_source,
+    )
 
 
 def _nothing(why: str) -> Mapping[str, Any]:

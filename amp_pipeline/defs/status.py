@@ -11,6 +11,7 @@ from amp_pipeline.alerting import Subject, deliveries
 from amp_pipeline.config import Organization
 from amp_pipeline.core.hours import Hour, ranges
 from amp_pipeline.core.volume import Month, total
+from amp_pipeline.defs.checks import apart
 from amp_pipeline.defs.hours import hours_of_tags
 from amp_pipeline.run import OrganizationRun
 from amp_pipeline.status import DeliveryStatus, InFlight, ProjectStatus, gather
@@ -68,12 +69,6 @@ def status_checks(
 def _status_check(
     organization: Organization, subject: Subject, now: Callable[[], datetime]
 ) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=dg.AssetKey(subject.asset.split("/")),
-        name=CHECK,
-        description="Every hour that has ended and is ready is delivered, as it is on record. Those that are not are "
-        "named, with what to do; and events and bytes by month.",
-    )
     def every_hour_up_to_now(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         at = now()
         slugs, only = [subject.project.slug] if subject.project else [], subject.delivery and subject.delivery.name
@@ -84,7 +79,13 @@ def _status_check(
         (one,) = project.deliveries
         return dg.AssetCheckResult(passed=one.is_complete, description=_said(one), metadata=_metadata(project, one, at))
 
-    return every_hour_up_to_now
+    return apart(
+        dg.AssetKey(subject.asset.split("/")),
+        CHECK,
+        "Every hour that has ended and is ready is delivered, as it is on record. Those that are not are "
+        "named, with what to do; and events and bytes by month.",
+        every_hour_up_to_now,
+    )
 
 
 def _said(one: DeliveryStatus) -> str:

@@ -133,9 +133,10 @@ def test_a_folder_without_an_organization_is_named(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
-    folder = written(tmp_path, "type: [")
-    with pytest.raises(ConfigError, match=r"defs\.yaml can't be read"):
+    folder = written(tmp_path, "password: hunter2\ntype: [")
+    with pytest.raises(ConfigError, match=r"defs\.yaml is no YAML, line \d+, column \d+: ") as raised:
         load(folder)
+    assert "hunter2" not in str(raised.value)
 
 
 def test_the_component_has_a_name_of_its_own_and_says_what_it_is() -> None:
