@@ -92,7 +92,7 @@ def test_a_try_that_does_not_arrive_is_told_without_secrets(tmp_path: Path, box:
 def test_where_nobody_is_told_a_try_says_so(tmp_path: Path):
     result = amp(house(tmp_path), "alert", "--test")
     assert result.exit_code == 1
-    assert "nobody is told; name somebody under alerts" in result.output
+    assert "nobody is told; name channels under alerts" in result.output
 
 
 def test_a_try_needs_to_be_asked_for_and_a_delivery_that_is_there(tmp_path: Path):
