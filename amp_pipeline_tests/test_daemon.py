@@ -9,6 +9,7 @@ from typing import Any
 from amp_pipeline import config_files
 from amp_pipeline.audit import audit
 from amp_pipeline.core.hours import Hour, between
+from amp_pipeline.run import OrganizationRun
 from amp_pipeline_tests.builders import put
 from amp_pipeline_tests.dagster_ui import Ui, running
 from amp_pipeline_tests.defs.shop import EXAMPLE, dagster_home_in, shop_in
@@ -101,6 +102,12 @@ def test_hours_are_delivered_as_they_land_and_nothing_is_asked_for_twice(tmp_pat
     ]
     assert ui.warnings() == []
     (organization,) = config_files.read(folder / "defs.yaml", {})
+    run = OrganizationRun(organization).projects["shop"]
+    log = list(run.deliveries_of(run.project.deliveries[0]).log(late))
+    assert [(entry.why, entry.asked_by, entry.lines_added) for entry in log] == [
+        ("first", "sensor", None),
+        ("late data", "sensor", 1),
+    ]
     found = list(audit(organization, organization.projects[0], [*before, dropped]))
     assert [finding for hour in found for finding in hour.findings] == []
     sys.stdout.write(f"\nfrom the last file to the delivered hour: {on_time:.1f} s, late data {later:.1f} s\n")

@@ -14,7 +14,7 @@ from amp_pipeline import __version__
 from amp_pipeline.config import Delivery, Organization, Project
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.defs import checks, descriptions, metadata
-from amp_pipeline.defs.hours import HourOptions, each_hour
+from amp_pipeline.defs.hours import HourOptions, asked_by, each_hour
 from amp_pipeline.destinations.archive import Archive, By, Receipt
 from amp_pipeline.run import OrganizationRun
 
@@ -171,7 +171,8 @@ def _delivery(organization: Organization, project: Project, delivery: Delivery) 
     def deliver(context: dg.AssetExecutionContext, config: HourOptions) -> Iterator[dg.MaterializeResult]:
         run = OrganizationRun(organization).projects[project.slug]
         archive = run.archive(delivery)
-        by = By(context.run.run_id, datetime.now(UTC).isoformat(timespec="microseconds"), __version__)
+        at = datetime.now(UTC).isoformat(timespec="microseconds")
+        by = By(context.run.run_id, at, __version__, asked_by(context.run.tags))
         done = each_hour(
             context,
             lambda hour: run.deliver(archive, delivery, hour, by, force=config.force),

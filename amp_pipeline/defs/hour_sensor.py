@@ -16,14 +16,14 @@ from amp_pipeline.core.errors import AmpError
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.ticks import Cursor, Request, Tick
 from amp_pipeline.defs.assets import HOURS_A_RUN, deduped_events_key, delivery_keys, merged_ids_key, raw_events_key
-from amp_pipeline.defs.hours import hours_of_tags
+from amp_pipeline.defs.hours import REQUEST, hours_of_tags
 from amp_pipeline.needs import DEDUPED_EVENTS, MERGED_IDS, RAW_EVENTS
 from amp_pipeline.notify import send
 from amp_pipeline.run import OrganizationRun
 from amp_pipeline.scheduling import MANY_LATE, Scheduler
 from amp_pipeline.workspace.alerts import AlertStore
 
-REQUEST, WHY, BACKLOG = "amp_pipeline/request", "amp_pipeline/why", "amp_pipeline/backlog"
+WHY, BACKLOG = "amp_pipeline/why", "amp_pipeline/backlog"
 """Tags of the runs that are asked for. dagster.yaml bounds how many runs of a backlog there are at a time."""
 
 _UNFINISHED = [

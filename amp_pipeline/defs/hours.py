@@ -16,6 +16,11 @@ PROGRESS_SECONDS = 5.0
 
 _FAILED = "failed_hours"
 
+REQUEST = "amp_pipeline/request"
+"""Tag of a run that the hour sensor asked for, with the key of its request."""
+
+_BACKFILL = "dagster/backfill"
+
 _PARTITION, _FIRST, _LAST = (
     "dagster/partition",
     "dagster/asset_partition_range_start",
@@ -87,6 +92,11 @@ def failed_hours(failure: Any) -> dict[Hour, str]:
     if not isinstance(table, dg.TableMetadataValue):
         return {}
     return {Hour.parse(str(record.data["hour"])): str(record.data["what"]) for record in table.records}
+
+
+def asked_by(tags: Mapping[str, str]) -> str:
+    """Return who asked for a run, as its tags tell: the hour sensor, a backfill of Dagster's, or a hand."""
+    return "sensor" if REQUEST in tags else "backfill" if _BACKFILL in tags else "hand"
 
 
 def hours_of_tags(tags: Mapping[str, str]) -> list[Hour]:

@@ -106,7 +106,13 @@ def of_manifest(receipt: Receipt) -> dict[str, Any]:
         "delivered": counts.delivered,
         "files": len(receipt.manifest.files),
         "bytes": sum(file.bytes for file in receipt.manifest.files),
+        **({"deleted": counts.deleted} if counts.deleted else {}),
         "delivered_because": receipt.why or "nothing had changed, so nothing was written",
+        **(
+            {"lines_added": receipt.change.added, "lines_removed": receipt.change.removed}
+            if receipt.change is not None
+            else {}
+        ),
     }
 
 

@@ -22,7 +22,7 @@ from amp_pipeline.core.manifest import Manifest, broken_sum, encode
 from amp_pipeline.destinations.claim import Claim
 from amp_pipeline.destinations.plan import Planner, Source
 from amp_pipeline.storage.objects import ObjectStore
-from amp_pipeline.workspace.records import DedupedRecord, DeliveryState, LogEntry, MergedRecord
+from amp_pipeline.workspace.records import Change, DedupedRecord, DeliveryState, LogEntry, MergedRecord
 from amp_pipeline.workspace.store import DeliveryStore, sha256
 
 _UNSEEN = {"enabled", "s3", "owner", "alerts", "first_hour", "catch_up"}
@@ -37,6 +37,8 @@ class By:
     at: str
     """When, UTC, ISO-8601."""
     version: str
+    asked_by: str = "hand"
+    """hand, sensor or backfill."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Receipt:
     """Delivered events by type."""
     written: list[str] = field(default_factory=list[str])
     deleted: list[str] = field(default_factory=list[str])
+    change: Change | None = None
+    """What late data changed in the hour's events, where that is known."""
 
 
 class Archive:
@@ -162,7 +166,7 @@ class Archive:
                 f"hour {hour} of {self._label} does not add up: {problem}; run deduped_events of the hour again, forced"
             )
         files = {source.file.name: source.file.bytes for source in plan.sources}
-        why = self._why(state, decided, force, events)
+        why = self._why(hour, state, decided, force, events)
         written: list[str] = []
         deleted: list[str] = []
         claimed = self.names.claim(hour)
@@ -193,6 +197,7 @@ class Archive:
                 run=by.run,
                 version=by.version,
                 why=why,
+                asked_by=by.asked_by,
                 before=state.rows if state else {},
                 after=rows,
                 lines_added=change.added if change else None,
@@ -216,7 +221,9 @@ class Archive:
                 event_types=plan.event_types,
             ),
         )
-        return Receipt(self.store.uri(self.names.manifest(hour)), manifest, why, plan.event_types, written, deleted)
+        return Receipt(
+            self.store.uri(self.names.manifest(hour)), manifest, why, plan.event_types, written, deleted, change
+        )
 
     def _there(self, hour: Hour) -> dict[str, int]:
         """Return the files that the bucket holds of the hour, in any spelling of their names, and their sizes.
@@ -306,9 +313,9 @@ class Archive:
     def _matches(self, sources: list[Source]) -> bool:
         return all(_digest(self.store.chunks(source.file.name)) == source.file.sha256 for source in sources)
 
-    def _why(self, state: DeliveryState | None, decided: str, force: bool, events: DedupedRecord) -> str:
+    def _why(self, hour: Hour, state: DeliveryState | None, decided: str, force: bool, events: DedupedRecord) -> str:
         if state is None:
-            return "first"
+            return "format change" if self.state.has_record("state", hour) else "first"
         if force:
             return "forced"
         if state.fingerprint == decided:

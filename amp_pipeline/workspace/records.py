@@ -232,7 +232,9 @@ class LogEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     version: str
     """Version of amp_pipeline."""
     why: str
-    """first, late data, deletion, settings, repair or forced."""
+    """first, late data, deletion, settings, format change, repair or forced."""
+    asked_by: str = "hand"
+    """Who asked for the run: hand, sensor, or backfill for one of Dagster's."""
     before: dict[str, int]
     """Rows delivered before: events, merged_ids."""
     after: dict[str, int]

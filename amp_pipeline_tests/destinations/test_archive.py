@@ -1,6 +1,7 @@
 import gzip
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -337,3 +338,12 @@ def test_store_that_reads_back_other_bytes_gets_no_manifest_and_no_marker():
     with pytest.raises(DeliveryError, match="other bytes are read back"):
         trial.deliver(ZERO)
     assert [info.name for info in lying.find("")] == [PART, OWNER]
+
+
+def test_delivery_log_tells_a_change_of_format_and_who_asked():
+    trial = landed()
+    trial.deliver(ZERO, by(1))
+    (name,) = trial.workspace.names("9/7/deliveries/backup/state/")
+    trial.workspace.put(name, json.dumps(json.loads(trial.workspace.get(name)) | {"format": 1}).encode())
+    trial.deliver(ZERO, replace(by(2), asked_by="sensor"))
+    assert [(entry.why, entry.asked_by) for entry in log(trial)] == [("first", "hand"), ("format change", "sensor")]
