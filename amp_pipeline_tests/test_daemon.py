@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from amp_pipeline import config_files
 from amp_pipeline.audit import audit
 from amp_pipeline.core.hours import Hour, between
@@ -13,6 +15,7 @@ from amp_pipeline.run import OrganizationRun
 from amp_pipeline_tests.builders import put
 from amp_pipeline_tests.dagster_ui import Ui, running
 from amp_pipeline_tests.defs.shop import EXAMPLE, dagster_home_in, shop_in
+from amp_pipeline_tests.laws.soak import say
 
 QUIET_SECONDS = 25.0
 """Two looks for hours, each 10 s."""
@@ -111,3 +114,30 @@ def test_hours_are_delivered_as_they_land_and_nothing_is_asked_for_twice(tmp_pat
     found = list(audit(organization, organization.projects[0], [*before, dropped]))
     assert [finding for hour in found for finding in hour.findings] == []
     sys.stdout.write(f"\nfrom the last file to the delivered hour: {on_time:.1f} s, late data {later:.1f} s\n")
+
+
+@pytest.mark.soak
+def test_a_landing_is_followed_hour_by_hour_and_ten_quiet_minutes_ask_for_nothing(tmp_path: Path):
+    first = Hour.parse("2024-05-06-00:00")
+    before, dropped = [first + n for n in range(120)], [first + 120 + n for n in range(8, 14)]
+    folder = shop_in(tmp_path / "shop", *landed(*before), automatic=True)
+    settle_for(folder, first, max(dropped))
+    file = folder / "defs.yaml"
+    file.write_text(file.read_text().replace("every: 10s", "every: 1m"))
+    waits: list[float] = []
+    with running(dagster_home_in(tmp_path / "home"), folder, tmp_path / "log") as ui:
+        wait_until(lambda: marked(folder) >= set(before) and all_done(ui), 600, ui)
+        for hour in dropped:
+            drop(folder, hour)
+            waits.append(wait_until(lambda hour=hour: hour in marked(folder), 150, ui))
+        # What strays and late data of the last hours touch.
+        time.sleep(130)
+        wait_until(lambda: all_done(ui), 120, ui)
+        runs = runs_of(ui)
+        time.sleep(600)
+        after = runs_of(ui)
+    assert len(after) == len(runs)
+    firsts = [hour for run in runs if tags(run)["amp_pipeline/why"] == "first" for hour in hours_of(run)]
+    assert sorted(firsts) == [*before, *dropped]
+    assert max(waits) < 2 * 60 + 20
+    say(f"from the marker to the delivered hour: {[round(wait) for wait in waits]} s; {len(runs)} runs")
