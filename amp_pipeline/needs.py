@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from amp_pipeline.config import Delivery
 from amp_pipeline.core.due import FIRST
-from amp_pipeline.core.errors import AmpError
+from amp_pipeline.core.errors import AmpError, WorkspaceError
 from amp_pipeline.core.fingerprint import fingerprint
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.destinations.archive import Archive
@@ -80,9 +80,16 @@ class Judge:
         Hours that nothing but changed settings make stale need nothing: it is for people to say that all of history is
         to be written again.
         """
-        record = self._one.workspace.deduped(hour)
         if forced:
             return self._all_of(hour, AUDIT)
+        try:
+            return self._needs(hour)
+        except WorkspaceError:
+            # A record that can't be read: a run says which, and tells people.
+            return self._all_of(hour, LATE_DATA)
+
+    def _needs(self, hour: Hour) -> Needs:
+        record = self._one.workspace.deduped(hour)
         if record is None:
             return self._all_of(hour, FIRST)
         if self._has_changed(hour, record):

@@ -70,6 +70,9 @@ class Running(Protocol):
         ...
 
 
+_NO_MERGES = fingerprint("", fingerprint([]))
+
+
 class _LandingError(Exception):
     """The landing can't be listed."""
 
@@ -162,12 +165,12 @@ class Scheduler:
         pending = [day for day in map(date.fromisoformat, cursor.pending) if first_day <= day < recent]
         left = set(pending)
         for day in pending:
-            if self._clock() - began > SECONDS:
+            if self._clock() - began > SECONDS / 2:
                 break
             self._visit(day, last, tick)
         sweep = date.fromisoformat(cursor.sweep) if cursor.sweep else first_day
         for _ in range(min(SWEEP_DAYS, (recent - first_day).days)):
-            if self._clock() - began > SECONDS or len(left) >= PENDING_DAYS:
+            if self._clock() - began > SECONDS:
                 break
             sweep = sweep if first_day <= sweep < recent else first_day
             if sweep not in self._visits:
@@ -187,9 +190,9 @@ class Scheduler:
             content = self._content(hour)
             if entry.settled == content and not entry.doubt:
                 continue
-            visit.is_left = True
             if hour in self._running.hours:
                 tick.running += 1
+                visit.is_left = True
                 continue
             self._look_at(hour, entry, content, visit, tick)
 
@@ -212,6 +215,7 @@ class Scheduler:
             tick.settled += 1
             return
         if not self._is_ready(hour):
+            visit.is_left = True
             return
         tick.late += needs.why not in ("", "first")
         asked_for = fingerprint(content, needs.what, entry.doubt, entry.forced)
@@ -219,10 +223,13 @@ class Scheduler:
             entry = msgspec.structs.replace(entry, content=asked_for, attempt=0, request="")
         if not needs.what and self._now.timestamp() - entry.asked_at > TRY_ANYHOW.total_seconds():
             needs = needs._replace(what=needs.waiting)
-        if not needs.what or self._waits(entry):
-            tick.waiting += 1
-        elif entry.attempt >= MOST_ATTEMPTS and RAW_EVENTS in needs.what:
+        given_up = entry.attempt >= MOST_ATTEMPTS and RAW_EVENTS in needs.what
+        visit.is_left |= not given_up
+        if given_up:
+            # The sweep sees it when what landed changes.
             tick.given_up.append(hour)
+        elif not needs.what or self._waits(entry):
+            tick.waiting += 1
         else:
             visit.known.hours[hour.key] = entry
             self._candidates.append(self._candidate(hour, entry, needs))
@@ -279,7 +286,7 @@ class Scheduler:
         visit.set(hour, later)
         if later.keys != entry.keys:
             self._doubt_later(self._project, hour + 1, hour, self._project.dedupe.window)
-        if entry.merges and merges != entry.merges:
+        if merges != (entry.merges or _NO_MERGES):
             for project in self._run.organization.projects:
                 self._doubt_later(project, hour, hour, self._run.organization.merged_ids_window)
         if entry.settled != content:

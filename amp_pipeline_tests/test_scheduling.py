@@ -366,6 +366,57 @@ def test_what_a_reconciliation_finds_is_made_again_by_the_sensor_once(tmp_path: 
     assert len(runs) == 1
 
 
+def test_an_hour_that_was_given_up_does_not_keep_others_from_being_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("amp_pipeline.scheduling.RECENT_DAYS", 2)
+    monkeypatch.setattr("amp_pipeline.scheduling.PENDING_DAYS", 1)
+    monkeypatch.setattr("amp_pipeline.scheduling.SWEEP_DAYS", 1)
+    trial = Trial(tmp_path)
+    builders.put_bytes(trial.landing, object_name(ZERO, ending=".json.gz"), b"\x1f\x8b damaged")
+    trial.now = ZERO.start + timedelta(days=6)
+    trial.again(last_hour=ZERO + 6 * 24)
+    for _ in range(40):
+        trial.tick()
+        trial.work()
+        trial.now += timedelta(minutes=10)
+    assert trial.cursors["shop7"].pending == ()
+    late = ZERO + 50
+    trial.land(late, click(50 * HOUR_US))
+    found = [request.hours for _ in range(6) for request in trial.tick().requests]
+    assert found == [(late,)]
+
+
+def test_a_record_that_cannot_be_read_holds_up_its_own_hour_alone(tmp_path: Path):
+    trial = Trial(tmp_path)
+    trial.land(ZERO, click(1))
+    trial.now += timedelta(hours=1)
+    trial.again(last_hour=TWO)
+    trial.until_quiet()
+    store = trial.stores(trial.organization.workspace)
+    store.put("9/7/deduped/2024-05-06/00.json", b"damaged")
+    trial.land(ZERO, click(2), number=1)
+    trial.land(ONE, click(HOUR_US), number=1)
+    for _ in range(3):
+        trial.tick()
+        trial.work()
+        trial.now += MINUTE
+    assert [run.failures for run in trial.runs if run.request.hours == (ONE,)] == [{}]
+    assert any("damaged" in what for run in trial.runs for what in run.failures.values())
+
+
+def test_merged_ids_of_a_project_that_is_behind_reach_what_the_other_delivered(tmp_path: Path):
+    trial = Trial(tmp_path, {}, {})
+    trial.land(ZERO, click(1))
+    trial.land(TWO, click(2 * HOUR_US, amplitude_id=1, amplitude_merged=2))
+    trial.now += timedelta(hours=1)
+    trial.until_quiet()
+    trial.land(ONE, click(HOUR_US, user_id="u"), project=8)
+    put(trial.landing, builders.merged_name(ONE), builders.merged(5, 6))
+    trial.until_quiet()
+    assert buckets(trial.organization, trial.stores) == trial.clean_run()
+
+
 def test_a_cursor_that_cannot_be_read_begins_anew():
     assert Cursor.decode("nonsense") == Cursor.decode(None) == Cursor()
     assert Cursor.decode('{"format":1,"sweep":"2024-13-01","pending":[]}') == Cursor()
