@@ -7,6 +7,7 @@ A run that is ended here is started again by ``run_retries`` of dagster.yaml, li
 
 import os
 import re
+import socket
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,9 +15,12 @@ import dagster as dg
 from dagster._core.launcher import DefaultRunLauncher
 
 from amp_pipeline.config import Organization
+from amp_pipeline.processes import is_gone, started
 
 _GRPC = ".dagster/grpc_info"
 """Tag of a run that the code server began, in whose process, or on whose machine, a sensor is evaluated."""
+
+_PROCESS, _HOST = "amp_pipeline/process", "amp_pipeline/host"
 
 _STARTED = re.compile(r"Started process for run \(pid: (\d+)\)")
 _SLACK_SECONDS = 5.0
@@ -52,13 +56,28 @@ def end_dead_runs(instance: dg.DagsterInstance, records: Iterable[dg.RunRecord])
         instance: That the runs are of.
         records: Runs that have begun and not ended.
     """
-    if not isinstance(instance.run_launcher, DefaultRunLauncher):
-        # Others are asked by Dagster's run monitoring.
-        return []
-    dead = [one.dagster_run for one in records if _GRPC in one.dagster_run.tags and _is_dead(instance, one.dagster_run)]
+    # Other launchers are asked by Dagster's run monitoring.
+    by_code_server = isinstance(instance.run_launcher, DefaultRunLauncher)
+    dead = [
+        run
+        for run in (one.dagster_run for one in records)
+        if _of_a_command_that_is_gone(run) or (by_code_server and _GRPC in run.tags and _is_dead(instance, run))
+    ]
     for run in dead:
         instance.report_run_failed(run, "The process of this run is gone: it was killed, or the machine was restarted.")
     return [run.run_id for run in dead]
+
+
+def this_process() -> dict[str, str]:
+    """Return the tags by which the run of a command tells its process."""
+    return {_PROCESS: f"{os.getpid()} {started(os.getpid())}", _HOST: socket.gethostname()}
+
+
+def _of_a_command_that_is_gone(run: dg.DagsterRun) -> bool:
+    if _PROCESS not in run.tags or _HOST not in run.tags:
+        return False
+    process, _, began = run.tags[_PROCESS].partition(" ")
+    return is_gone(run.tags[_HOST], int(process), began)
 
 
 def _is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:

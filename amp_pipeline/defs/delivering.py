@@ -20,6 +20,7 @@ from amp_pipeline.defs.assets import (
     merged_ids_key,
     raw_events_key,
 )
+from amp_pipeline.defs.dead_runs import this_process
 from amp_pipeline.defs.hours import failed_hours
 from amp_pipeline.run import OrganizationRun, Stale
 
@@ -135,7 +136,11 @@ class Delivering:
 
     def _run_assets(self, keys: Sequence[dg.AssetKey], hours: Sequence[Hour], *, force: bool) -> dict[Hour, str]:
         """Materialize assets for consecutive hours in one run; return the hours that failed, and why."""
-        tags = {"dagster/asset_partition_range_start": hours[0].key, "dagster/asset_partition_range_end": hours[-1].key}
+        tags = {
+            "dagster/asset_partition_range_start": hours[0].key,
+            "dagster/asset_partition_range_end": hours[-1].key,
+            **this_process(),
+        }
         ops = (
             {self._definitions.get_assets_def(key).op.name: {"config": {"force": True}} for key in keys}
             if force

@@ -13,12 +13,12 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 
 import msgspec
 
 from amp_pipeline.core.errors import DeliveryError, ObjectNotFoundError, StoreError
+from amp_pipeline.processes import is_gone, started
 from amp_pipeline.storage.objects import ObjectStore
 
 LEASE_SECONDS = 15 * 60
@@ -54,7 +54,7 @@ class Claim:
         self._store = store
         self._name = name
         self._what = what
-        self._record = _Record(run, at, socket.gethostname(), os.getpid(), _started(os.getpid()), uuid.uuid4().hex)
+        self._record = _Record(run, at, socket.gethostname(), os.getpid(), started(os.getpid()), uuid.uuid4().hex)
         self._version = ""
         self._renewed = 0.0
 
@@ -117,7 +117,7 @@ class Claim:
         elif other.token == self._record.token:
             # Ours: the answer to the first try was lost.
             return found.version
-        elif _is_gone(other) or (self._store.age(self._name) or 0) > LEASE_SECONDS:
+        elif is_gone(other.host, other.process, other.started) or (self._store.age(self._name) or 0) > LEASE_SECONDS:
             version = self._store.put_if(self._name, data, found.version)
         else:
             version = None
@@ -136,39 +136,6 @@ class Claim:
             return None
         except msgspec.DecodeError:
             return _Record("that can't be read", "an unknown time", "", 0, "", "")
-
-
-def _is_gone(other: _Record) -> bool:
-    """Tell whether the process that claimed is known to have ended: it ran here, and does no more."""
-    here, there = _where_numbers_count(), other.started.rpartition(" ")[0]
-    return (
-        other.host == socket.gethostname() and bool(here) and here == there and _started(other.process) != other.started
-    )
-
-
-def _started(process: int) -> str:
-    """Return what tells a process from others with its number: where that counts, and when it began.
-
-    "" where the system doesn't tell.
-    """
-    try:
-        # Field 22 of proc(5); the name before it may hold spaces and brackets. A zombie writes no more.
-        state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        return f"{_where_numbers_count()} {fields[18]}" if state != "Z" else "ended"
-    except (OSError, IndexError):
-        return ""
-
-
-def _where_numbers_count() -> str:
-    """Return what is the same for processes that see each other: since when the system runs, and the container.
-
-    A host's name is not enough: containers may share it, and so may machines. "" where the system doesn't tell.
-    """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return ""
 
 
 def _now() -> float:
