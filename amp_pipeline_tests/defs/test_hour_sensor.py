@@ -1,0 +1,149 @@
+"""The sensor that asks for hours, as Dagster evaluates it: what it asks for, and what it says where it can't."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from amp_pipeline import config_files
+from amp_pipeline.alert_text import Text
+from amp_pipeline.core.hours import Hour
+from amp_pipeline.defs.assets import organization_assets
+from amp_pipeline.defs.hour_sensor import REQUEST, WHY, hour_sensors
+from amp_pipeline.storage.folder import FolderStore
+from amp_pipeline.workspace.ledger import Day, Entry, Ledger
+from amp_pipeline_tests.defs.shop import shop_in
+
+FIRST = Hour.parse("2024-05-06-00:00")
+ALERTS = """
+  alerts:
+    channels: ["json://127.0.0.1:1/"]
+"""
+
+
+class Sensor:
+    """The example's hour sensor, its instance, its clock, and what people were told."""
+
+    def __init__(self, folder: Path, instance: dg.DagsterInstance) -> None:
+        file = folder / "defs.yaml"
+        file.write_text(file.read_text().rstrip() + "\n" + ALERTS)
+        (organization,) = config_files.read(file, {})
+        assets = organization_assets(organization)
+        self.workspace = folder / "workspace"
+        self.now = datetime(2024, 6, 1, tzinfo=UTC)
+        self.told: list[Text] = []
+        (self.sensor,), jobs = hour_sensors(organization, assets, send=self._send, now=lambda: self.now)
+        definitions = dg.Definitions(assets=assets, jobs=jobs, sensors=[self.sensor], executor=dg.in_process_executor)
+        self.repository = definitions.get_repository_def()
+        self.instance = instance
+        self.cursor: str | None = None
+
+    def _send(self, alerts: Any, everybody: Any, text: Text) -> Mapping[str, str]:
+        self.told.append(text)
+        return {one.name: "" for one in everybody}
+
+    def tick(self) -> dg.SensorResult:
+        with dg.build_sensor_context(
+            instance=self.instance, cursor=self.cursor, repository_def=self.repository
+        ) as context:
+            result = self.sensor(context)
+        assert isinstance(result, dg.SensorResult)
+        self.cursor = result.cursor
+        return result
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return shop_in(tmp_path / "shop")
+
+
+@pytest.fixture
+def sensor(folder: Path) -> Iterator[Sensor]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield Sensor(folder, instance)
+
+
+def requests(result: dg.SensorResult) -> list[dg.RunRequest]:
+    return list(result.run_requests or [])
+
+
+def test_a_run_is_asked_for_with_all_that_dagster_needs(sensor: Sensor):
+    first = requests(sensor.tick())[0]
+    assert first.job_name == "shop_hours"
+    assert first.run_key == first.tags[REQUEST]
+    assert (first.tags[WHY], first.tags["dagster/priority"]) == ("first", "-5")
+    assert first.tags["dagster/asset_partition_range_start"] == FIRST.key
+    assert {key.to_user_string() for key in first.asset_selection or ()} >= {
+        "shop/raw_events",
+        "shop_org/merged_ids",
+        "shop/purchases/manifest",
+    }
+    names = {key.name for key in first.asset_check_keys or ()}
+    assert "counts_add_up" in names
+    assert "bucket_can_be_reached" not in names
+
+
+def test_an_hour_that_ended_a_short_time_ago_goes_before_the_backlog(sensor: Sensor):
+    sensor.now = datetime(2024, 5, 8, 5, 30, tzinfo=UTC)
+    first, *rest = requests(sensor.tick())
+    assert first.tags["dagster/priority"] == "10"
+    assert "amp_pipeline/backlog" not in first.tags
+    assert {one.tags["amp_pipeline/backlog"] for one in rest} == {"shop"}
+
+
+def test_hours_that_a_run_of_anybody_has_are_not_asked_for(sensor: Sensor):
+    sensor.now = datetime(2024, 5, 6, 2, 30, tzinfo=UTC)
+    sensor.instance.create_run_for_job(
+        sensor.repository.get_job("shop_hours"),
+        status=dg.DagsterRunStatus.STARTED,
+        tags={"dagster/partition": FIRST.key},
+    )
+    (request,) = requests(sensor.tick())
+    assert request.partition_key == (FIRST + 1).key
+
+
+def test_what_an_audit_found_is_asked_for_with_force(sensor: Sensor):
+    sensor.now = datetime(2024, 5, 6, 1, 30, tzinfo=UTC)
+    ledger = Ledger(FolderStore(sensor.workspace), 189524, 187520)
+    ledger.save(FIRST.date, Day(hours={FIRST.key: Entry(settled="once", forced=True, doubt="an audit")}), None)
+    (request,) = requests(sensor.tick())
+    assert request.run_config["ops"]["shop__raw_events"] == {"config": {"force": True}}
+    assert request.tags[WHY] == "an audit found it wrong"
+
+
+def test_a_landing_that_is_not_there_is_said_and_told_after_some_tries(sensor: Sensor, folder: Path):
+    shutil.move(folder / "landing", folder / "elsewhere")
+    for _ in range(3):
+        result = sensor.tick()
+        assert requests(result) == []
+        assert result.skip_reason is not None
+        assert "is not there" in str(result.skip_reason.skip_message)
+        sensor.now += timedelta(minutes=1)
+    (text,) = sensor.told
+    assert "shop / landing can't be reached" in text.title
+    assert "No hour of the project is delivered while this lasts" in text.plain
+    shutil.move(folder / "elsewhere", folder / "landing")
+    assert requests(sensor.tick())
+    assert sensor.told[-1].title == "shop / landing can be reached again"
+
+
+def test_a_workspace_that_cannot_be_used_is_a_message(sensor: Sensor, folder: Path):
+    (folder / "workspace").write_text("no folder")
+    result = sensor.tick()
+    assert requests(result) == []
+    assert str(folder / "workspace") in str(result.skip_reason and result.skip_reason.skip_message)
+
+
+def test_a_flood_of_late_data_is_told(sensor: Sensor, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("amp_pipeline.defs.hour_sensor.MANY_LATE", 0)
+    sensor.tick()
+    (text,) = sensor.told
+    assert text.title == "shop / late data changes many hours that were delivered"
+
+
+def test_a_sensor_that_is_not_automatic_waits_to_be_switched_on(sensor: Sensor):
+    assert sensor.sensor.default_status is dg.DefaultSensorStatus.STOPPED
