@@ -11,11 +11,14 @@ from typing import Any
 import dagster as dg
 
 from amp_pipeline import __version__
+from amp_pipeline.buckets import S3
 from amp_pipeline.config import Delivery, Organization, Project
+from amp_pipeline.core.access import Outcome
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.defs import checks, descriptions, metadata
 from amp_pipeline.defs.hours import HourOptions, asked_by, each_hour
 from amp_pipeline.destinations.archive import Archive, By, Receipt
+from amp_pipeline.first_use import first_use
 from amp_pipeline.run import OrganizationRun
 
 HOURS_A_RUN = 24
@@ -173,9 +176,17 @@ def _delivery(organization: Organization, project: Project, delivery: Delivery) 
         archive = run.archive(delivery)
         at = datetime.now(UTC).isoformat(timespec="microseconds")
         by = By(context.run.run_id, at, __version__, asked_by(context.run.tags))
+        first = first_use(run, delivery, organization.s3_of(delivery), _probe)
+        if first.said:
+            context.log.info(first.said)
+
+        def work(hour: Hour) -> Receipt:
+            first.refuse()
+            return run.deliver(archive, delivery, hour, by, force=config.force)
+
         done = each_hour(
             context,
-            lambda hour: run.deliver(archive, delivery, hour, by, force=config.force),
+            work,
             lambda receipt: _described(archive, receipt, keys),
         )
         results = [
@@ -187,6 +198,13 @@ def _delivery(organization: Organization, project: Project, delivery: Delivery) 
             yield dg.MaterializeResult(asset_key=key, check_results=results if noun == "manifest" else [])
 
     return deliver
+
+
+def _probe(url: str, s3: S3 | None) -> Outcome:
+    # boto3 takes 0.2 s to import, which loading definitions need not.
+    from amp_pipeline.storage.probe import probe
+
+    return probe(url, s3)
 
 
 def _delivery_specs(organization: Organization, project: Project, delivery: Delivery) -> list[dg.AssetSpec]:

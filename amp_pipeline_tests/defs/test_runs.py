@@ -617,3 +617,17 @@ def test_the_organization_s_merged_ids_of_hours_before_a_project_began_run_as_a_
     first = builders.FIRST_HOUR
     assert trouble(house.run(first, first + 3, only=["house/merged_ids"])) == []
     assert house.materialized("house/merged_ids") == {hour.key for hour in between(first, first + 3)}
+
+
+def test_a_bucket_is_tried_before_a_delivery_is_first_used(house: House, folder: Path) -> None:
+    (folder / "buckets").mkdir()
+    (folder / "buckets" / "purchases").write_text("no folder")
+    result = house.run(FIRST)
+    (what,) = [str(what) for what in trouble(result)]
+    assert "before its first use" in what
+    assert str(folder / "buckets" / "purchases") in what
+    assert house.materialized(ALL[0]) == {FIRST.key}
+    (folder / "buckets" / "purchases").unlink()
+    assert trouble(house.run(FIRST)) == []
+    verified = list((folder / "workspace").rglob("verified"))
+    assert sorted(path.parent.name for path in verified) == ["all_events", "purchases"]
