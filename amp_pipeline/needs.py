@@ -16,7 +16,7 @@ from amp_pipeline.core.hours import Hour
 from amp_pipeline.destinations.archive import Archive
 from amp_pipeline.run import OrganizationRun
 from amp_pipeline.workspace.ledger import Schedule
-from amp_pipeline.workspace.records import DedupedRecord
+from amp_pipeline.workspace.records import DedupedRecord, MergedRecord
 
 RAW_EVENTS, DEDUPED_EVENTS, MERGED_IDS = "raw_events", "deduped_events", "merged_ids"
 
@@ -64,15 +64,30 @@ class Judge:
         # Only assets with the same hours can be in one run.
         self._in_one_run = (project.first_hour, project.last_hour) == (organization.first_hour, organization.last_hour)
         self._merges = any(MERGED_IDS in delivery.what for delivery, _ in self._deliveries)
+        self._lists_merges = True
         self._settings = [
             (delivery.name, archive.settings, delivery.first_hour and delivery.first_hour.key, self._left_out(delivery))
             for delivery, archive in self._deliveries
         ]
 
     def content(self, hour: Hour) -> str:
-        """Return a fingerprint of what landed in ``hour`` and of where it goes, from listings alone."""
-        merged = self._run.merged.seen(hour) if self._merges else None
-        return fingerprint(self._one.raw.seen(hour), merged, self._settings)
+        """Return a fingerprint of what landed in ``hour`` and of where it goes, from listings alone.
+
+        "" where landed merged ids can't be listed.
+        """
+        merged = self.landed_merges(hour) if self._merges else None
+        return "" if self._merges and merged is None else fingerprint(self._one.raw.seen(hour), merged, self._settings)
+
+    def landed_merges(self, hour: Hour) -> str | None:
+        """Return a fingerprint of the merged-id objects that landed in ``hour``; None where they can't be listed.
+
+        They may lie in the landing of another project, which must not hold up this one: it is tried once.
+        """
+        try:
+            return self._run.merged.seen(hour) if self._lists_merges else None
+        except AmpError:
+            self._lists_merges = False
+            return None
 
     def needs(self, hour: Hour, *, forced: bool = False) -> Needs:
         """Return what is left to do for ``hour``.
@@ -95,7 +110,7 @@ class Judge:
         if self._has_changed(hour, record):
             return self._all_of(hour, LATE_DATA)
         merged = self._run.merged_workspace.merged(hour) if self._merges else None
-        if self._merges and (merged is None or self._run.merged.is_stale(hour, merged)):
+        if self._merges and (merged is None or self._is_outdated(hour, merged)):
             why = FIRST if merged is None else LATE_DATA
             return self._with_held(why, (MERGED_IDS,), self._wanted(hour) if self._in_one_run else [])
         left = {
@@ -105,6 +120,17 @@ class Judge:
         }
         why = next((why for why in left.values() if why != FIRST), FIRST)
         return self._with_held(why, (), list(left)) if left else Needs()
+
+    def _is_outdated(self, hour: Hour, merged: MergedRecord) -> bool:
+        if self.landed_merges(hour) is None:
+            return False
+        try:
+            return self._run.merged.is_stale(hour, merged)
+        except WorkspaceError:
+            raise
+        except AmpError:
+            # A run says what is wrong with what landed, and tells people.
+            return True
 
     def _has_changed(self, hour: Hour, record: DedupedRecord) -> bool:
         try:

@@ -188,7 +188,7 @@ class Scheduler:
         for hour in between(max(start, self._project.first_hour), min(start + 23, last)):
             entry = known.entry(hour)
             content = self._content(hour)
-            if entry.settled == content and not entry.doubt:
+            if content and entry.settled == content and not entry.doubt:
                 continue
             if hour in self._running.hours:
                 tick.running += 1
@@ -211,7 +211,12 @@ class Scheduler:
             needs = self._judge.needs(hour)
         self._judged.add(hour)
         if needs.nothing:
-            self._settle(hour, entry, content, visit)
+            merged = self._judge.landed_merges(hour)
+            if merged is None:
+                # All that can be told of it is done.
+                visit.is_left = True
+                return
+            self._settle(hour, entry, content, merged, visit)
             tick.settled += 1
             return
         if not self._is_ready(hour):
@@ -266,11 +271,11 @@ class Scheduler:
         lost = not self._running.knows(entry.request)
         return age < (LOST_AFTER if lost else wait_after(entry.attempt))
 
-    def _settle(self, hour: Hour, entry: Entry, content: str, visit: _Visit) -> None:
+    def _settle(self, hour: Hour, entry: Entry, content: str, landed_merges: str, visit: _Visit) -> None:
         # Without any reading this is the record that other hours were judged by in this tick.
         raw = self._one.raw.land(hour)
         record = self._one.workspace.deduped(hour)
-        merges = fingerprint(raw.made_merges, self._run.merged.seen(hour))
+        merges = fingerprint(raw.made_merges, landed_merges)
         later = Entry(
             settled=content,
             keys=raw.keys,

@@ -168,15 +168,13 @@ class DedupedEvents:
             return "what landed in it changed, or its settings did"
         if self.raw.reads and self.holds_deleted(hour, record):
             return DELETION
+        return self._late_data(hour, raw, record)
+
+    def _late_data(self, hour: Hour, raw: RawRecord, record: DedupedRecord, since: str = "") -> str:
+        """Return which hour of the window, none before ``since``, has changed what are repeats in a recorded hour."""
         around = self._window(hour, record)
-        differing = {
-            key
-            for key in record.window.keys() | around.digests.keys()
-            if record.window.get(key) != around.digests.get(key)
-        }
-        if not differing:
-            return ""
-        for key in sorted(differing):
+        keys = {key for key in record.window.keys() | around.digests.keys() if key >= since}
+        for key in sorted(key for key in keys if record.window.get(key) != around.digests.get(key)):
             old, new = record.window.get(key, ""), around.digests.get(key, "")
             try:
                 if self._touches(hour, raw, Hour.parse(key), old, new):
@@ -209,7 +207,12 @@ class DedupedEvents:
     def only_settings_changed(self, hour: Hour, record: DedupedRecord) -> bool:
         """Tell whether a recorded hour is stale for nothing but the settings of the project."""
         raw = self.raw.land(hour)
-        return self._landed_as(raw) != record.landed_as and _inputs_as(raw) == record.inputs_as
+        if self._landed_as(raw) == record.landed_as or _inputs_as(raw) != record.inputs_as:
+            return False
+        # That a longer window holds more hours, and a shorter one fewer, is a matter of settings.
+        length = min(self._window_us, record.window_us or self._window_us)
+        first, _ = window(hour, timedelta(microseconds=length))
+        return not self._late_data(hour, raw, record, first.key)
 
     def _settled_window(self, hour: Hour, before: DedupedRecord | None) -> _Window:
         """Return the window, its hours landed: each of them may hold strays of the others and of ``hour``."""
@@ -300,6 +303,7 @@ class DedupedEvents:
             landed_as=self._landed_as(raw),
             inputs_as=_inputs_as(raw),
             window=around.digests,
+            window_us=self._window_us,
             missing=around.missing,
             change=self._change(before, decided, parts),
             parts=parts,

@@ -130,6 +130,8 @@ class DedupedRecord(msgspec.Struct, frozen=True, kw_only=True):
     server_upload_time: TimeRange | None
     inputs_as: str = ""
     """Fingerprint of what landed alone; empty in records of before this was kept."""
+    window_us: int = 0
+    """Length of the window; 0 in records of before this was kept."""
     change: Change | None = None
     """What the last writing changed; None for the first."""
     deleted: int = 0
