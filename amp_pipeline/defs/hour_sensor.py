@@ -166,17 +166,18 @@ class Running:
         self._instance = instance
         self.hours: set[Hour] = set()
         self.requests = 0
-        keys = set(jobs.keys())
-        records = [
-            record
-            for record in instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED))
-            if record.dagster_run.asset_selection is None or record.dagster_run.asset_selection & keys
-        ]
-        for record in records:
+        merged = set(jobs.keys([MERGED_IDS]))
+        own = set(jobs.keys()) - merged
+        for record in instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED)):
             run = record.dagster_run
-            if now - record.update_timestamp < _FORGOTTEN_AFTER:
+            made = run.asset_selection
+            # A run of another project makes merged ids as well, and is nothing to wait for.
+            ours = made is None or made & own or made <= merged
+            # One that is queued is begun some time, however long that takes.
+            queued = run.status is dg.DagsterRunStatus.QUEUED
+            if ours and (queued or now - record.update_timestamp < _FORGOTTEN_AFTER):
                 self.hours |= set(hours_of_tags(run.tags))
-                self.requests += REQUEST in run.tags
+                self.requests += run.tags.get(REQUEST, "").startswith(f"{jobs.project.id}-")
 
     def knows(self, request: str, /) -> bool:
         """Tell whether there is, or was, a run of a request."""

@@ -8,14 +8,17 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
 from amp_pipeline import config_files
 from amp_pipeline.alert_text import Text
 from amp_pipeline.core.hours import Hour
+from amp_pipeline.core.ticks import Request
 from amp_pipeline.defs.assets import organization_assets
-from amp_pipeline.defs.hour_sensor import REQUEST, WHY, hour_sensors
+from amp_pipeline.defs.hour_sensor import REQUEST, WHY, Jobs, Running, hour_sensors
 from amp_pipeline.storage.folder import FolderStore
 from amp_pipeline.workspace.ledger import Day, Entry, Ledger
+from amp_pipeline_tests import builders
 from amp_pipeline_tests.defs.shop import shop_in
 
 FIRST = Hour.parse("2024-05-06-00:00")
@@ -147,3 +150,44 @@ def test_a_flood_of_late_data_is_told(sensor: Sensor, monkeypatch: pytest.Monkey
 
 def test_a_sensor_that_is_not_automatic_waits_to_be_switched_on(sensor: Sensor):
     assert sensor.sensor.default_status is dg.DefaultSensorStatus.STOPPED
+
+
+def test_runs_of_another_project_are_not_waited_for_though_they_make_merged_ids(tmp_path: Path):
+    source = {"url": str(tmp_path / "landing"), "complete": None}
+    organization = builders.organization(
+        tmp_path, tmp_path / "landing", projects=[{"source": source}, {"source": source}]
+    )
+    assets = organization_assets(organization)
+    mine, other = (Jobs(organization, project, assets) for project in organization.projects)
+    jobs = [*{**mine.definitions(), **other.definitions()}.values()]
+    repository = dg.Definitions(assets=assets, jobs=jobs, executor=dg.in_process_executor).get_repository_def()
+    what = ("raw_events", "deduped_events", "merged_ids", "all")
+    asked = other.run_request(Request("8-a", (FIRST,), what, "first", live=True, late=False, forced=False))
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.create_run_for_job(
+            repository.get_job(other.name),
+            status=dg.DagsterRunStatus.STARTED,
+            tags={**asked.tags, "dagster/partition": FIRST.key},
+            asset_selection=frozenset(asked.asset_selection or ()),
+        )
+        found = [Running(instance, one, datetime.now(UTC)) for one in (mine, other)]
+    assert [(running.hours, running.requests) for running in found] == [(set(), 0), ({FIRST}, 1)]
+
+
+@pytest.mark.parametrize(
+    ("status", "waits"), [(dg.DagsterRunStatus.QUEUED, True), (dg.DagsterRunStatus.STARTED, False)]
+)
+def test_a_run_in_the_queue_is_waited_for_however_long_and_one_that_began_is_forgotten(
+    sensor: Sensor, status: dg.DagsterRunStatus, waits: bool
+):
+    job = sensor.repository.get_job("shop_hours")
+    sensor.instance.create_run_for_job(
+        job,
+        status=status,
+        tags={"dagster/partition": FIRST.key},
+        remote_job_origin=RemoteJobOrigin(RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("here"), "it"), job.name),
+    )
+    sensor.now = datetime.now(UTC) + timedelta(days=1)
+    first = requests(sensor.tick())
+    asked = {one.tags.get("dagster/asset_partition_range_start", one.partition_key) for one in first}
+    assert (FIRST.key not in asked) is waits
