@@ -2,7 +2,8 @@
 
 PYTHON ?= python3
 PORT = 3000
-WORKERS = 2
+# One more than cores: some tests wait for a real Dagster most of the time.
+WORKERS = 3
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed

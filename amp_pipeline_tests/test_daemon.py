@@ -17,8 +17,8 @@ from amp_pipeline_tests.dagster_ui import Ui, running
 from amp_pipeline_tests.defs.shop import EXAMPLE, dagster_home_in, shop_in
 from amp_pipeline_tests.laws.soak import say
 
-QUIET_SECONDS = 25.0
-"""Two looks for hours, each 10 s."""
+QUIET_SECONDS = 12.0
+"""A look for hours, which comes each 10 s."""
 
 
 def landed(*hours: Hour) -> list[str]:

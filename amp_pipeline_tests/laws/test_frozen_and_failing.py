@@ -422,7 +422,7 @@ def test_a_forced_run_that_is_killed_leaves_a_stale_hour_and_the_next_run_restor
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # This process stands for the one that was killed, and for the next.
-    monkeypatch.setattr(claim, "_is_gone", lambda _: True)
+    monkeypatch.setattr(claim, "is_gone", lambda *_: True)
     bucket = [builders.all_events(tmp_path / "bucket")]
     house = House(tmp_path, {"deliveries": bucket})
     house.put(A0, event(1, uuid="a"))

@@ -36,7 +36,8 @@ def as_if_large(keys: int = 5, block_bytes: int = 700) -> Iterator[None]:
     """Take every hour for a large one, and memory for so small that few keys fit."""
     with ExitStack() as stack:
         stack.enter_context(patch.object(raw_events, "LARGE_BYTES", 1))
-        for module in (deduped_events, plan, landing):
+        stack.enter_context(patch.object(deduped_events, "LARGE_BYTES", 0))
+        for module in (plan, landing):
             stack.enter_context(patch.object(module, "_LARGE_BYTES", 0))
         stack.enter_context(patch.object(codec, "BLOCK_BYTES", block_bytes))
         stack.enter_context(patch.object(columns, "PIECE_BYTES", 300))

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from amp_pipeline.audit import audit
 from amp_pipeline.config import Organization
@@ -90,7 +90,7 @@ def late_objects_are_taken_in_by_a_workspace_that_is_tidied_in_between(case: Cas
         assert findings(organization, stores, list(case.hours)) == []
 
 
-@quick
+@settings(quick, max_examples=8)
 @given(cases())
 def test_late_objects_are_taken_in_by_a_workspace_that_is_tidied_in_between(case: Case) -> None:
     late_objects_are_taken_in_by_a_workspace_that_is_tidied_in_between(case)
