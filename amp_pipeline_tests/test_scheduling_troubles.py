@@ -1,5 +1,6 @@
 """What is wrong with merged ids, or with another project, holds up no hour; changed settings hide no late data."""
 
+import gzip
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -83,3 +84,20 @@ def test_a_longer_window_writes_no_history_again_by_itself(tmp_path: Path):
     # Hour 2 is looked at, and stands.
     trial.land(ONE, click(HOUR_US))
     assert asked(trial.until_quiet()) == [(1, "late data")]
+
+
+def test_strays_that_are_damaged_hold_up_no_other_hour(tmp_path: Path):
+    trial = Trial(tmp_path)
+    trial.land(ZERO, click(1), click(2 * HOUR_US, "stray"))
+    trial.now += timedelta(hours=1)
+    trial.again(last_hour=TWO)
+    trial.until_quiet()
+    workspace = trial.stores(trial.organization.workspace)
+    (file,) = workspace.find("9/7/strays/")
+    workspace.put(file.name, gzip.compress(b"nonsense\n"))
+    trial.land(ONE, click(HOUR_US))
+    for _ in range(3):
+        trial.tick()
+        trial.work()
+        trial.now += MINUTE
+    assert any(run.request.hours == (ONE,) and run.failures == {} for run in trial.runs)

@@ -8,7 +8,7 @@ A run that is ended here is started again by ``run_retries`` of dagster.yaml, li
 import os
 import re
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -40,13 +40,24 @@ def dead_runs_sensor(organization: Organization, assets: Sequence[dg.AssetsDefin
     )
     def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         records = context.instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
-        ours = [one for one in records if not one.dagster_run.asset_selection or one.dagster_run.asset_selection & keys]
-        ended = end_dead_runs(context.instance, ours)
+        here = context.code_location_origin.location_name if context.code_location_origin else None
+        ended = end_dead_runs(context.instance, [one for one in records if is_ours(one.dagster_run, keys, here)])
         for run in ended:
             context.log.warning(f"the process of run {run} is gone; the run is marked as failed")
         return dg.SkipReason(f"ended runs whose process is gone: {', '.join(ended)}" if ended else "all runs are alive")
 
     return dead_runs
+
+
+def is_ours(run: dg.DagsterRun, keys: Collection[dg.AssetKey], location: str | None) -> bool:
+    """Tell whether a run makes any of ``keys``, or is of no assets and of this code location.
+
+    That of another location may be on another machine, where numbers of processes mean others.
+    """
+    if run.asset_selection:
+        return not run.asset_selection.isdisjoint(keys)
+    origin = run.remote_job_origin
+    return origin is None or origin.repository_origin.code_location_origin.location_name == location
 
 
 def end_dead_runs(instance: dg.DagsterInstance, records: Iterable[dg.RunRecord]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -36,9 +37,10 @@ def numbered(reader: ObjectReader, *, stray: bool) -> Iterator[tuple[Sequence[in
 
 def stray_origin(store: ObjectStore, file: str) -> str:
     """Return the landing object that a file of strays comes from."""
-    for block in ObjectReader(store, file).stored_blocks():
-        return msgspec.json.decode(block.line(0), type=str)
-    raise LandingError(f"{store.uri(file)} is empty; delete it and run the hour it came from again")
+    with suppress(msgspec.MsgspecError):
+        for block in ObjectReader(store, file).stored_blocks():
+            return msgspec.json.decode(block.line(0), type=str)
+    raise LandingError(f"{store.uri(file)} is empty or damaged; delete it and run the hour it came from again")
 
 
 def deleted_events(numbers: Sequence[int], block: Block) -> dict[int, DeletedEvent]:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
-from amp_pipeline.defs.dead_runs import end_dead_runs
+from amp_pipeline.defs.dead_runs import end_dead_runs, is_ours
 from amp_pipeline_tests.defs.shop import dagster_home_in, shop_in
 
 
@@ -55,6 +56,14 @@ def test_a_run_of_the_code_server_is_ended_where_its_process_is_gone(home: Path,
         assert record is not None
         gone = end_dead_runs(instance, [record])
         assert gone == ([run.run_id] if number == "nobody's" else [])
+
+
+@pytest.mark.parametrize(("location", "ours"), [("here", True), ("there", False)])
+def test_a_run_of_no_assets_belongs_to_its_own_code_location(location: str, ours: bool):
+    origin = RemoteJobOrigin(RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(location), "it"), "job")
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = instance.create_run_for_job(_job, remote_job_origin=origin)
+    assert is_ours(run, {dg.AssetKey("events")}, "here") is ours
 
 
 @dg.job
