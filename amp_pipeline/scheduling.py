@@ -206,6 +206,11 @@ class Scheduler:
     def _look_at(self, hour: Hour, entry: Entry, content: str, visit: _Visit, tick: Tick) -> None:
         needs = self._judge.needs(hour, forced=entry.forced)
         if entry.forced and self._was_tried(entry, fingerprint(content, needs.what, entry.doubt, entry.forced)):
+            if needs.waiting:
+                # These are forced as well, once they can be reached.
+                tick.waiting += 1
+                visit.is_left = True
+                return
             # Whether it helped is seen by who found it wrong; to force it again and again would help nobody.
             entry = msgspec.structs.replace(entry, forced=False)
             needs = self._judge.needs(hour)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from amp_pipeline.config import Organization
+from amp_pipeline.reconciliation import reconcile
 from amp_pipeline_tests import builders
 from amp_pipeline_tests.builders import HOUR_US
 from amp_pipeline_tests.laws.driver import buckets
@@ -101,3 +102,25 @@ def test_strays_that_are_damaged_hold_up_no_other_hour(tmp_path: Path):
         trial.work()
         trial.now += MINUTE
     assert any(run.request.hours == (ONE,) and run.failures == {} for run in trial.runs)
+
+
+def test_what_a_reconciliation_finds_in_a_bucket_that_is_away_is_forced_once_it_is_back(tmp_path: Path):
+    trial = Trial(tmp_path)
+    trial.land(ZERO, click(1))
+    trial.again(last_hour=TWO)
+    trial.now += timedelta(hours=8)
+    trial.until_quiet()
+    before = buckets(trial.organization, trial.stores)
+    project = trial.organization.projects[0]
+    bucket = trial.stores(project.deliveries[0].url)
+    bucket.delete(next(info.name for info in bucket.find("") if info.name.endswith("_0#0.json.gz")))
+    assert any(one.is_wrong for one in reconcile(trial.organization, project, [ZERO], trial.now, trial.stores))
+    trial.unreachable = {"all"}
+    for _ in range(4):
+        trial.tick()
+        trial.work()
+        trial.now += timedelta(hours=1)
+    trial.unreachable = set()
+    trial.until_quiet()
+    assert buckets(trial.organization, trial.stores) == before
+    assert [run.request.forced for run in trial.runs[1:]] == [True, True]
