@@ -21,6 +21,10 @@ _TAGS_SCHEMA = {"type": "object", "additionalProperties": {"type": "string"}}
 _Tag = Annotated[str, Field(max_length=256)]
 
 
+_LONGEST_REQUEST_SECONDS = 12 * 60
+"""Below the lease of a claim (``destinations/claim.py``), which is not renewed while a request lasts."""
+
+
 class Encryption(BaseModel):
     """How the bucket encrypts what is written to it: data, manifests and markers alike."""
 
@@ -157,6 +161,16 @@ class S3(BaseModel):
         if value is not None and not _ROLE.fullmatch(value):
             raise ValueError("write the ARN of a role, like arn:aws:iam::123456789012:role/amp-pipeline")
         return value
+
+    @model_validator(mode="after")
+    def _gives_up_in_time(self) -> S3:
+        longest = self.attempts * (self.connect_timeout + self.read_timeout)
+        if longest > _LONGEST_REQUEST_SECONDS:
+            raise ValueError(
+                f"attempts times both timeouts is {longest:.0f} s; keep it below {_LONGEST_REQUEST_SECONDS}, or a run "
+                "that waits for an answer is taken for one that is gone"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fits_together(self) -> S3:

@@ -220,6 +220,7 @@ def test_every_wrong_field_has_a_line(tmp_path: Path):
         ("s3", {"endpoint": "localhost:9000"}, ["s3.endpoint", "like https://s3.example.com:9000"]),
         ("s3", {"endpoint": "http://s3_server:9000"}, ["s3.endpoint", "s3_server is no name of a host"]),
         ("s3", {"endpoint": "http://a:geheim@host"}, ["s3.endpoint", "leave credentials out"]),
+        ("s3", {"attempts": 20, "read_timeout": 60}, ["s3: attempts times both timeouts is 1400 s", "below 720"]),
         ("s3", {"regions": "x"}, ["s3.regions: there is no such field; known here are endpoint, region"]),
         ("s3", {"role": "my-role"}, ["s3.role", "like arn:aws:iam::123456789012:role/amp-pipeline"]),
         ("s3", {"external_id": "geheim"}, ["s3: external_id is asked for by a role"]),

@@ -173,7 +173,7 @@ def main() -> None:
 
 def _kill_all(home: Path) -> None:
     """Kill every process of this Dagster, the runs first."""
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout  # noqa: S607
+    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout  # noqa: S607 - as found in PATH
     mine = [line.split(None, 1) for line in listed.splitlines()[1:]]
     for pid, _ in mine:
         try:

@@ -172,7 +172,7 @@ class Running:
             run = record.dagster_run
             made = run.asset_selection
             # A run of another project makes merged ids as well, and is nothing to wait for.
-            ours = made is None or made & own or made <= merged
+            ours = made & own or made <= merged if made else run.job_name in jobs.definitions()
             # One that is queued is begun some time, however long that takes.
             queued = run.status is dg.DagsterRunStatus.QUEUED
             if ours and (queued or now - record.update_timestamp < _FORGOTTEN_AFTER):

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import dagster as dg
@@ -100,9 +101,10 @@ def asked_by(tags: Mapping[str, str]) -> str:
 
 
 def hours_of_tags(tags: Mapping[str, str]) -> list[Hour]:
-    """Return the hours of a run, as its tags tell them."""
-    if _PARTITION in tags:
-        return [Hour.parse(tags[_PARTITION])]
-    if _FIRST in tags and _LAST in tags:
-        return list(between(Hour.parse(tags[_FIRST]), Hour.parse(tags[_LAST])))
+    """Return the hours of a run, as its tags tell them; none where its partitions are no hours."""
+    with suppress(ValueError):
+        if _PARTITION in tags:
+            return [Hour.parse(tags[_PARTITION])]
+        if _FIRST in tags and _LAST in tags:
+            return list(between(Hour.parse(tags[_FIRST]), Hour.parse(tags[_LAST])))
     return []

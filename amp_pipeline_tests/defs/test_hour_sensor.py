@@ -16,6 +16,7 @@ from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.ticks import Request
 from amp_pipeline.defs.assets import organization_assets
 from amp_pipeline.defs.hour_sensor import REQUEST, WHY, Jobs, Running, hour_sensors
+from amp_pipeline.defs.hours import hours_of_tags
 from amp_pipeline.storage.folder import FolderStore
 from amp_pipeline.workspace.ledger import Day, Entry, Ledger
 from amp_pipeline_tests import builders
@@ -191,3 +192,22 @@ def test_a_run_in_the_queue_is_waited_for_however_long_and_one_that_began_is_for
     first = requests(sensor.tick())
     asked = {one.tags.get("dagster/asset_partition_range_start", one.partition_key) for one in first}
     assert (FIRST.key not in asked) is waits
+
+
+@pytest.mark.parametrize("partition", ["2024-05-06", FIRST.key])
+def test_runs_of_other_jobs_are_not_waited_for_whatever_their_partitions_are(sensor: Sensor, partition: str):
+    sensor.instance.create_run_for_job(
+        _other, status=dg.DagsterRunStatus.STARTED, tags={"dagster/partition": partition}
+    )
+    sensor.now = datetime(2024, 5, 6, 1, 30, tzinfo=UTC)
+    (request,) = requests(sensor.tick())
+    assert request.partition_key == FIRST.key
+
+
+def test_a_run_of_the_assets_with_partitions_that_are_no_hours_is_no_error():
+    assert hours_of_tags({"dagster/partition": "2024-05-06"}) == []
+
+
+@dg.job
+def _other() -> None:
+    pass
