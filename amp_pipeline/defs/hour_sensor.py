@@ -168,11 +168,13 @@ class Running:
         self.requests = 0
         merged = set(jobs.keys([MERGED_IDS]))
         own = set(jobs.keys()) - merged
+        # Jobs that make all of it where nothing was selected; others may have the same hours, or days.
+        whole = {*jobs.definitions(), "__ASSET_JOB"}
         for record in instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED)):
             run = record.dagster_run
             made = run.asset_selection
             # A run of another project makes merged ids as well, and is nothing to wait for.
-            ours = made & own or made <= merged if made else run.job_name in jobs.definitions()
+            ours = made & own or made <= merged if made else run.job_name in whole
             # One that is queued is begun some time, however long that takes.
             queued = run.status is dg.DagsterRunStatus.QUEUED
             if ours and (queued or now - record.update_timestamp < _FORGOTTEN_AFTER):
