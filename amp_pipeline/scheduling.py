@@ -16,7 +16,7 @@ from typing import Protocol
 import msgspec
 
 from amp_pipeline.config import Delivery, Project
-from amp_pipeline.core.due import MOST_ATTEMPTS, Candidate, is_ready, together, wait_after
+from amp_pipeline.core.due import GIVEN_UP_FOR, MOST_ATTEMPTS, Candidate, is_ready, together, wait_after
 from amp_pipeline.core.errors import AmpError
 from amp_pipeline.core.fingerprint import fingerprint
 from amp_pipeline.core.hours import Hour, between
@@ -233,7 +233,8 @@ class Scheduler:
             entry = msgspec.structs.replace(entry, content=asked_for, attempt=0, request="")
         if not needs.what and self._now.timestamp() - entry.asked_at > TRY_ANYHOW.total_seconds():
             needs = needs._replace(what=needs.waiting)
-        given_up = entry.attempt >= MOST_ATTEMPTS and RAW_EVENTS in needs.what
+        since = self._now.timestamp() - entry.asked_at
+        given_up = entry.attempt >= MOST_ATTEMPTS and RAW_EVENTS in needs.what and since < GIVEN_UP_FOR.total_seconds()
         visit.is_left |= not given_up
         if given_up:
             # The sweep sees it when what landed changes.

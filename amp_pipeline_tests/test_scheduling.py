@@ -190,6 +190,11 @@ def test_a_failed_hour_is_tried_again_after_longer_and_longer_waits_and_then_giv
         trial.now += MINUTE
     assert at == [0, 1, 3, 7, 15, 31, 63, 123]
     assert trial.tick().given_up == [ZERO]
+    trial.now = began + timedelta(days=2)
+    assert len(trial.tick().requests) == 1
+    trial.work()
+    trial.now += timedelta(hours=2)
+    assert trial.tick().given_up == [ZERO]
     # What lands anew is a new try.
     (trial.landing / object_name(ZERO, ending=".json.gz")).unlink()
     trial.land(ZERO, click(1))

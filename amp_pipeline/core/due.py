@@ -12,6 +12,9 @@ from amp_pipeline.core.hours import Hour
 MOST_ATTEMPTS = 8
 """To make the events of an hour as it landed: after two hours it is up to what lands, or to somebody, to change it."""
 
+GIVEN_UP_FOR = timedelta(days=1)
+"""Then it is tried once more: a landing that could be listed but not read is mended without a change of what landed."""
+
 _FIRST_WAIT = timedelta(minutes=1)
 _LONGEST_WAIT = timedelta(hours=1)
 
