@@ -25,6 +25,11 @@ def landed(*hours: Hour) -> list[str]:
     return [f"187520/187520_{hour.day}_{hour.of_day}[#_]*" for hour in hours]
 
 
+def is_marked_in_example(hour: Hour) -> bool:
+    """Some of its hours have no marker, as real exports have."""
+    return (EXAMPLE / "landing" / f"187520/187520_{hour.day}_{hour.of_day}_complete").exists()
+
+
 def drop(folder: Path, hour: Hour) -> None:
     """Let an hour of the example land, its marker last."""
     found = [path for pattern in landed(hour) for path in (EXAMPLE / "landing").glob(pattern)]
@@ -119,14 +124,15 @@ def test_hours_are_delivered_as_they_land_and_nothing_is_asked_for_twice(tmp_pat
 @pytest.mark.soak
 def test_a_landing_is_followed_hour_by_hour_and_ten_quiet_minutes_ask_for_nothing(tmp_path: Path):
     first = Hour.parse("2024-05-06-00:00")
-    before, dropped = [first + n for n in range(120)], [first + 120 + n for n in range(8, 14)]
-    folder = shop_in(tmp_path / "shop", *landed(*before), automatic=True)
+    before = [hour for hour in (first + n for n in range(120)) if is_marked_in_example(hour)]
+    dropped = [hour for hour in (first + 120 + n for n in range(8, 16)) if is_marked_in_example(hour)][:3]
+    folder = shop_in(tmp_path / "shop", *landed(*(first + n for n in range(120))), automatic=True)
     settle_for(folder, first, max(dropped))
     file = folder / "defs.yaml"
     file.write_text(file.read_text().replace("every: 10s", "every: 1m"))
     waits: list[float] = []
     with running(dagster_home_in(tmp_path / "home"), folder, tmp_path / "log") as ui:
-        wait_until(lambda: marked(folder) >= set(before) and all_done(ui), 600, ui)
+        wait_until(lambda: marked(folder) >= set(before) and all_done(ui), 300, ui)
         for hour in dropped:
             drop(folder, hour)
             waits.append(wait_until(lambda hour=hour: hour in marked(folder), 150, ui))

@@ -1,6 +1,6 @@
 """Which hours are asked for, when, and when again."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.ticks import Cursor
 from amp_pipeline.reconciliation import recent_hours, reconcile
 from amp_pipeline.run import OrganizationRun
-from amp_pipeline.workspace.ledger import Ledger
+from amp_pipeline.workspace.ledger import Day, Ledger
 from amp_pipeline_tests import builders
 from amp_pipeline_tests.builders import FIRST_HOUR, HOUR_US, event, object_name, put
 from amp_pipeline_tests.laws.driver import Stores, buckets, run_all
@@ -156,25 +156,21 @@ def test_a_request_that_was_lost_with_its_tick_is_made_again(tmp_path: Path):
     assert len(trial.tick().requests) == 1
 
 
-def test_of_two_daemons_that_tick_at_the_same_time_one_asks(tmp_path: Path):
+def test_of_two_daemons_that_tick_at_the_same_time_one_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     trial = Trial(tmp_path)
     trial.land(ZERO, click(1))
     trial.now = ONE.start + timedelta(minutes=30)
-    stores = trial.stores
-    other = Simulation(trial.organization, stores, trial.now)
-    requests: list[Any] = []
+    other = Simulation(trial.organization, trial.stores, trial.now)
+    save, others = Ledger.save, list[Any]()
 
-    def between_reading_and_writing(self: Ledger, *args: Any) -> bool:
-        Ledger.save = saving
-        requests.extend(other.tick().requests)
-        return saving(self, *args)
+    def between_reading_and_writing(self: Ledger, day: date, known: Day, version: str | None) -> bool:
+        monkeypatch.setattr(Ledger, "save", save)
+        others.extend(other.tick().requests)
+        return save(self, day, known, version)
 
-    saving, Ledger.save = Ledger.save, between_reading_and_writing
-    try:
-        requests.extend(trial.tick().requests)
-    finally:
-        Ledger.save = saving
-    assert len(requests) == 1
+    monkeypatch.setattr(Ledger, "save", between_reading_and_writing)
+    mine = trial.tick().requests
+    assert (len(mine), len(others)) == (0, 1)
 
 
 def test_a_failed_hour_is_tried_again_after_longer_and_longer_waits_and_then_given_up(tmp_path: Path):
