@@ -86,6 +86,7 @@ def test_deleting_a_user_leaves_nothing_of_them_and_a_receipt_without_their_ids(
     assert audited.exit_code == 0, audited.output
 
 
+@pytest.mark.soak
 def test_asking_again_for_what_is_open_goes_on_with_it(tmp_path: Path, home: Path) -> None:
     folder = delivered(tmp_path, home)
     organization = organization_of(folder)
@@ -108,6 +109,7 @@ def test_asking_again_for_what_is_open_goes_on_with_it(tmp_path: Path, home: Pat
     assert receipt["left"] == []
 
 
+@pytest.mark.soak
 def test_a_delivery_that_is_switched_off_is_named_until_it_is_clean(tmp_path: Path, home: Path) -> None:
     folder = delivered(tmp_path, home)
     file = folder / "defs.yaml"
