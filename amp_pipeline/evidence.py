@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 from amp_pipeline.alerting import LANDING, Subject
 from amp_pipeline.config import Delivery
 from amp_pipeline.core.alerts import Problem
-from amp_pipeline.core.due import MOST_ATTEMPTS, is_ready
+from amp_pipeline.core.due import FIRST, MOST_ATTEMPTS, is_ready
 from amp_pipeline.core.errors import AmpError
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.volume import Volume
@@ -151,7 +151,9 @@ class Evidence:
         # An hour that is as it is on record was asked for because of another delivery, for the first time, or because
         # of what landed since.
         elsewhere = {hour for hour in asked if self._is_open_elsewhere(hour)}
-        since = {hour for hour in asked & self.read if self.open[hour].settled} - elsewhere
+        since = {
+            hour for hour in asked & self.read if self.open[hour].settled and self.open[hour].why != FIRST
+        } - elsewhere
         undone = {hour for hour, done in self._many(lambda hour: self._was_done(hour, delivery), since) if not done}
         return self.unlike(delivery) | (asked - self.read) | undone
 
