@@ -82,7 +82,7 @@ class Subject:
         if self.delivery is not None:
             return self.delivery.url
         if self.project is not None and self.what == LANDING:
-            return self.project.source.url
+            return self.project.source.address
         return self.organization.workspace if self.what == "workspace" else ""
 
     @property

@@ -27,53 +27,13 @@ from amp_pipeline.core.errors import FilterError
 from amp_pipeline.core.filters import Filter
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.fields import S3_SCHEME, DurationField, HourField, MemoryField, SlugField, TimeOfDayField, UrlField
+from amp_pipeline.source_settings import AmplitudeExport, Keys, Landing, SourceField
 
 _RESERVED = ("raw_events", "deduped_events", "merged_ids")
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-
-class Landing(_Model):
-    """Where raw files of an hour arrive. An Amplitude S3 export, or an unzipped Export API answer, fits as it is."""
-
-    type: Literal["landing"] = Field(default="landing", description="Kind of source.")
-    url: UrlField = Field(
-        description="What the names of objects are relative to: s3://bucket/path, or a folder, absolute or relative to "
-        "this file."
-    )
-    s3: S3 | None = Field(
-        default=None, description="How the landing's bucket is reached; as the organization says if not given."
-    )
-    events: str = Field(
-        default=layout.EVENTS,
-        description="Names of event objects, with {project} {yyyy} {MM} {dd} {H}, and {n} {ext} {any} where they vary.",
-    )
-    complete: str | None = Field(
-        default=layout.EVENTS_COMPLETE,
-        description="Name of the object that says an hour is complete; null where the source has none.",
-    )
-    merged_ids: str = Field(
-        default=layout.MERGED_IDS, description="Names of merged-id objects, with {org} for the organization."
-    )
-    grace: DurationField | None = Field(
-        default=None,
-        description="How long after its end an hour without a complete marker is delivered with what has landed; 1h "
-        "where the source has no markers, 24h where it has, if not given. What lands later heals by itself.",
-    )
-
-    @property
-    def patience(self) -> timedelta:
-        """How long after its end an hour without a complete marker is waited for."""
-        return self.grace or timedelta(hours=1 if self.complete is None else 24)
-
-    @field_validator("events", "complete", "merged_ids")
-    @classmethod
-    def _patterns(cls, value: str | None) -> str | None:
-        if value is not None:
-            layout.Pattern(value, project=0, organization=0)
-        return value
 
 
 class Parts(_Model):
@@ -123,6 +83,16 @@ class Reconcile(_Model):
     at: TimeOfDayField = Field(default="03:30", description="When, each day, UTC.")
 
 
+class Dashboard(_Model):
+    """When what only Amplitude's dashboard knows is taken: cohorts and their members, event types, categories."""
+
+    at: TimeOfDayField = Field(default="04:30", description="When, each day, UTC.")
+    cohorts: bool = Field(
+        default=True,
+        description="Take cohorts and their members; each costs Amplitude some minutes, and its limits are per month.",
+    )
+
+
 class Delivery(_Model):
     """One project's data going to one destination; its hours succeed and fail on their own."""
 
@@ -163,6 +133,15 @@ class Delivery(_Model):
     )
     owner: OwnerField | None = Field(default=None, description="Who made it: e-mail address, or team:name.")
     alerts: RecipientsField = Recipients()
+    export_api: Keys | None = Field(
+        default=None,
+        description="Keys with which `amp-pipeline serve export` gives this archive to whoever speaks Amplitude's "
+        "Export API.",
+    )
+    tables: bool = Field(
+        default=False,
+        description="Keep tables of events, users, groups and cohorts as Parquet beside the archive.",
+    )
 
     @field_validator("filter")
     @classmethod
@@ -185,6 +164,9 @@ class Delivery(_Model):
     def _fits_together(self) -> Delivery:
         if self.s3 is not None and not self.url.startswith(S3_SCHEME):
             raise ValueError("s3 says how a bucket is reached, but url is a folder; remove one of them")
+        for name in ("export_api", "tables"):
+            if getattr(self, name) and "events" not in self.what:
+                raise ValueError(f"{name} is about events, but what has no events; add events or remove {name}")
         if self.filter is not None and "events" not in self.what:
             raise ValueError("a filter chooses events, but what has no events; add events or remove the filter")
         return self
@@ -195,11 +177,14 @@ class Project(_Model):
 
     id: int = Field(ge=1, description="Project (app) id, as in the events' app column.")
     slug: SlugField = Field(description="Short name: asset key prefix and group in the UI.")
-    first_hour: HourField = Field(description="First hour of the project, UTC; earlier events are quarantined.")
+    first_hour: HourField = Field(
+        description="First hour of the project, UTC; earlier events are quarantined. May be left out where the source "
+        "is amplitude_export: it is then remembered in the workspace, as far back as its history says."
+    )
     last_hour: HourField | None = Field(
         default=None, description="Last hour, where the project has ended; later events are quarantined."
     )
-    source: Landing = Field(description="Where the events come from.")
+    source: SourceField = Field(description="Where the events come from.")
     dedupe: Dedupe = Field(default=Dedupe(), description="When an event is a repeat.")
     parts: Parts = Field(
         default=Parts(), description="Where files are cut; a delivery without its own size copies these files."
@@ -216,6 +201,11 @@ class Project(_Model):
     reconcile: Reconcile = Field(
         default=Reconcile(), description="When the last days are held against the source again."
     )
+    dashboard: Dashboard | None = Field(
+        default=None,
+        description="Take cohorts, event types and categories from Amplitude as well, for the tables; the keys are "
+        "those of the source.",
+    )
     alerts: RecipientsField = Recipients()
 
     @field_validator("every")
@@ -229,6 +219,8 @@ class Project(_Model):
     def _fits_together(self) -> Project:
         _unique("deliveries", "name", [delivery.name for delivery in self.deliveries])
         _unique("deliveries", "url", [delivery.url for delivery in self.deliveries])
+        if self.dashboard is not None and not isinstance(self.source, AmplitudeExport):
+            raise ValueError("dashboard is taken with the keys of a source of type amplitude_export; remove it")
         if self.last_hour is not None and self.last_hour < self.first_hour:
             raise ValueError(f"last_hour {self.last_hour} lies before first_hour {self.first_hour}")
         return self
@@ -318,7 +310,7 @@ class Organization(_Model):
 
     def _keeps_folders_apart(self) -> None:
         places = [("workspace", self.workspace)]
-        places += [(f"source of {project.slug}", project.source.url) for project in self.projects]
+        places += [(f"source of {p.slug}", p.source.url) for p in self.projects if isinstance(p.source, Landing)]
         for project in self.projects:
             for delivery in project.deliveries:
                 for what, url in places:
@@ -339,9 +331,15 @@ class Organization(_Model):
             raise ValueError(wrong)
         return self
 
-    def s3_of(self, place: Landing | Delivery) -> S3 | None:
+    def s3_of(self, place: Landing | AmplitudeExport | Delivery) -> S3 | None:
         """Return how the bucket of a source or delivery is reached and written."""
         return place.s3 or self.s3
+
+    def landing_url(self, project: Project) -> str:
+        """Return where the raw files of a project are: in its landing, or where the workspace keeps what was pulled."""
+        if isinstance(project.source, Landing):
+            return project.source.url
+        return f"{self.workspace}/{self.id}/{project.id}/pulled"
 
     @property
     def most_keys(self) -> int:

@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from amp_pipeline.alert_settings import Alerts, Mail, Recipients
 from amp_pipeline.buckets import S3, Encryption
 from amp_pipeline.config import (
+    Dashboard,
     Dedupe,
     Delivery,
-    Landing,
     Names,
     Organization,
     Parts,
@@ -25,6 +25,7 @@ from amp_pipeline.config import (
     overlap,
 )
 from amp_pipeline.core.errors import ConfigError
+from amp_pipeline.source_settings import AmplitudeExport, Keys, Landing
 
 COMPONENT = "amp_pipeline.Organization"
 """The component type that a ``defs.yaml`` names."""
@@ -117,7 +118,7 @@ def _keep_buckets_apart(one: Organization, other: Organization) -> None:
 
 
 def _places(one: Organization) -> list[tuple[str, str]]:
-    landings = [("landing", project.source.url) for project in one.projects]
+    landings = [("landing", project.source.url) for project in one.projects if isinstance(project.source, Landing)]
     return [("workspace", one.workspace), *landings, *(("bucket", url) for url in _delivery_urls(one))]
 
 
@@ -149,10 +150,9 @@ _WORDS = {"tuple_type": "write a list, like [one, two]", "string_type": "write t
 
 
 def _explain(detail: dict[str, Any]) -> str:
-    where = (
-        "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip(".")
-        or "attributes"
-    )
+    # The kind of a source is no field.
+    named = [part for before, part in zip(("", *detail["loc"]), detail["loc"], strict=False) if before != "source"]
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in named).lstrip(".") or "attributes"
     if detail["type"] == "extra_forbidden":
         return f"{where}: there is no such field; known here are {', '.join(_fields_at(detail['loc'][:-1]))}"
     if detail["type"] == "missing":
@@ -173,7 +173,10 @@ def _fields_at(path: tuple[Any, ...]) -> list[str]:
     nested = {
         "projects": Project,
         "deliveries": Delivery,
-        "source": Landing,
+        "landing": Landing,
+        "amplitude_export": AmplitudeExport,
+        "export_api": Keys,
+        "dashboard": Dashboard,
         "dedupe": Dedupe,
         "parts": Parts,
         "names": Names,

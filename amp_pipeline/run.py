@@ -57,8 +57,9 @@ class ProjectRun:
         self.project = project
         self.workspace = ProjectStore(of.workspace, of.organization.id, project.id)
         most_keys = of.organization.most_keys
-        source = of.open_store(project.source.url, of.organization.s3_of(project.source))
-        if project.source.url.startswith(S3_SCHEME):
+        url = of.organization.landing_url(project)
+        source = of.open_store(url, of.organization.s3_of(project.source))
+        if url.startswith(S3_SCHEME):
             source = LocalCopies(source)
         self.raw = RawEvents(project, source, self.workspace, of.workers, most_keys, reads=of.reads)
         self.deduped = DedupedEvents(self.raw, most_keys)

@@ -267,4 +267,4 @@ def _next(project: Project, hour: Hour) -> Next | None:
     if not project.holds(hour):
         return None
     ends = (hour + 1).start
-    return Next(hour, ends, project.source.complete is not None, ends + project.source.patience)
+    return Next(hour, ends, project.source.complete is not None, project.source.ready_at(hour))

@@ -168,6 +168,18 @@ def test_runs_that_are_not_done_are_shown_where_dagster_is_known(tmp_path: Path)
     assert "DAGSTER_HOME" not in result.output
 
 
+@pytest.mark.parametrize("home", [Path("/nowhere/at/all"), Path("not/absolute")])
+def test_a_dagster_home_that_is_no_folder_is_named(tmp_path: Path, home: Path):
+    result = amp(house(tmp_path), "status", home=home)
+    assert result.exit_code == 1
+    assert result.output.startswith(f"Error: DAGSTER_HOME is {home}, which is no folder with an absolute path")
+
+
+def test_an_empty_dagster_home_is_none(tmp_path: Path):
+    environment = {"AMP_PIPELINE_ORGANIZATIONS": str(house(tmp_path)), "DAGSTER_HOME": ""}
+    assert "in flight is not known" in CliRunner().invoke(main, ["status"], env=environment).output
+
+
 def families(text: str) -> dict[str, dict[tuple[str, ...], float]]:
     found = {family.name: family for family in text_string_to_metric_families(text)}
     return {

@@ -63,14 +63,14 @@ def hours_range(command: Callable[..., None]) -> Callable[..., None]:
 
 def has_dagster_home() -> bool:
     """Tell whether there is a Dagster instance to be asked."""
-    return "DAGSTER_HOME" in os.environ
+    return bool(os.environ.get("DAGSTER_HOME"))
 
 
 def need_dagster_home() -> None:
     """Refuse to go on without a Dagster instance.
 
     Raises:
-        ConfigError: DAGSTER_HOME is not set.
+        ConfigError: DAGSTER_HOME is not set, or names no folder.
     """
     if not has_dagster_home():
         raise ConfigError(

@@ -83,8 +83,8 @@ def audit_command(slug: str | None, first: Hour | None, last: Hour | None, all_h
 def accept(slug: str, landing_object: str) -> None:
     """Accept a damaged LANDING_OBJECT as it is, so that its good lines count, or that a vanished one is gone.
 
-    The acceptance holds for these very bytes: another damaged copy has to be accepted anew. Deliver the hour
-    afterwards.
+    The acceptance holds for these very bytes: another damaged copy has to be accepted anew. Its hour is delivered
+    again by the hour sensor, or by amp-pipeline deliver.
     """
     ((organization, project),) = chosen(slug)
     run = OrganizationRun(organization).projects[project.slug]
@@ -93,16 +93,14 @@ def accept(slug: str, landing_object: str) -> None:
     run.workspace.store.put(
         name, msgspec.json.encode({"object": landing_object, "sha256": digest, "at": datetime.now(UTC).isoformat()})
     )
-    click.echo(
-        f"accepted {run.raw.source.uri(landing_object)} {'as it is' if digest else 'as gone'}; deliver its hour again"
-    )
+    then = "the hour sensor delivers its hour again" if project.automatic else "deliver its hour again"
+    click.echo(f"accepted {run.raw.source.uri(landing_object)} {'as it is' if digest else 'as gone'}; {then}")
 
 
 def _digest_of(run: ProjectRun, name: str) -> str:
     if run.project.events_pattern.hour_of(name) is None:
         raise ConfigError(
-            f"{name!r} is no name of an event object of {run.project.slug}; "
-            f"name it relative to {run.project.source.url}"
+            f"{name!r} is no name of an event object of {run.project.slug}; name it relative to {run.raw.source.url}"
         )
     if run.raw.source.head(name) is None:
         return ""

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from amp_pipeline.cli.asking import chosen, has_dagster_home, says_what_is_wrong
+from amp_pipeline.cli.asking import chosen, has_dagster_home, need_dagster_home, says_what_is_wrong
 from amp_pipeline.core.hours import Hour, ranges
 from amp_pipeline.core.volume import Month, Volume, total
 from amp_pipeline.evidence import MOST_READ
@@ -73,9 +73,14 @@ def gathered(slug: str | None, now: datetime, *, settings: bool = False, sizes: 
 
 
 def runs_in_flight(now: datetime) -> InFlight | None:
-    """Return the hours of runs that are not done, as the Dagster instance knows them; None where there is none."""
+    """Return the hours of runs that are not done, as the Dagster instance knows them; None where there is none.
+
+    Raises:
+        ConfigError: DAGSTER_HOME names no folder.
+    """
     if not has_dagster_home():
         return None
+    need_dagster_home()
     # Dagster takes 2 s to import.
     import dagster as dg
 

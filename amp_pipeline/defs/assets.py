@@ -66,7 +66,7 @@ def _raw_events(organization: Organization, project: Project) -> dg.AssetsDefini
     spec = dg.AssetSpec(
         raw_events_key(project),
         kinds={"json", "polars"},
-        metadata={"dagster/column_schema": metadata.COLUMN_SCHEMA, "source": project.source.url},
+        metadata={"dagster/column_schema": metadata.COLUMN_SCHEMA, "source": project.source.address},
         description=descriptions.raw_events(project),
         **_belonging(organization, project),
     )

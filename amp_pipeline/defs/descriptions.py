@@ -3,15 +3,23 @@
 from datetime import timedelta
 
 from amp_pipeline.config import Delivery, Organization, Project
+from amp_pipeline.source_settings import AmplitudeExport
 
 
 def raw_events(project: Project) -> str:
     """Describe what landed."""
+    if isinstance(project.source, AmplitudeExport):
+        stays = (
+            f"An hour is pulled from {project.source.address} once Amplitude has it, with its neighbours in as few "
+            "requests as is safe, and kept in the workspace as it came: "
+        )
+    else:
+        stays = f"Lines stay in the landing (`{project.source.url}`) as they are; "
     return (
         f"What landed in an hour of project {project.id}: its lines told apart into events, strays and quarantine, "
         "and the key index of its events.\n\n"
-        f"An hour is one UTC hour of `server_upload_time`. Lines stay in the landing (`{project.source.url}`) as they "
-        "are; the workspace records which objects were read, with size and digest, so that a changed or late file is "
+        f"An hour is one UTC hour of `server_upload_time`. {stays}the workspace "
+        "records which objects were read, with size and digest, so that a changed or late file is "
         "noticed. Lines that are no events are kept in the quarantine with reason, object and line number. Events of "
         "another hour (strays) are handed to their own hour. An hour in which nothing landed has zeros."
     )

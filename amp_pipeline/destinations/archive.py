@@ -25,7 +25,7 @@ from amp_pipeline.storage.objects import ObjectStore
 from amp_pipeline.workspace.records import Change, DedupedRecord, DeliveryState, LogEntry, MergedRecord
 from amp_pipeline.workspace.store import DeliveryStore, sha256
 
-_UNSEEN = {"enabled", "s3", "owner", "alerts", "first_hour", "catch_up"}
+_UNSEEN = {"enabled", "s3", "owner", "alerts", "first_hour", "catch_up", "export_api", "tables"}
 """Fields of a delivery that decide about nothing that its readers see: a change of them writes no hour again."""
 
 

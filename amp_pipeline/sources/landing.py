@@ -9,13 +9,14 @@ import hashlib
 from collections.abc import Iterator
 from datetime import date
 
-from amp_pipeline.config import Landing, Project
+from amp_pipeline.config import Project
 from amp_pipeline.core import codec
 from amp_pipeline.core.errors import DamagedObjectError, StoreError
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.layout import Pattern
 from amp_pipeline.core.lines import Block, split, split_stored
 from amp_pipeline.core.overlap import ahead
+from amp_pipeline.source_settings import AmplitudeExport, Landing
 from amp_pipeline.storage.objects import ObjectInfo, ObjectStore
 
 
@@ -65,7 +66,7 @@ def markers(store: ObjectStore, project: Project) -> Listing | None:
     return None if pattern is None else Listing(store, Pattern(pattern, project=project.id))
 
 
-def merged_ids(store: ObjectStore, source: Landing, organization: int) -> Listing:
+def merged_ids(store: ObjectStore, source: Landing | AmplitudeExport, organization: int) -> Listing:
     """Return the listing of an organization's merged-id objects."""
     return Listing(store, Pattern(source.merged_ids, organization=organization))
 

@@ -61,7 +61,7 @@ class MergedIds:
         for one in self._raw:
             source = one.project.source
             listing = landing.merged_ids(one.source, source, organization.id)
-            self._listings.setdefault((source.url, source.merged_ids), (one.source, listing))
+            self._listings.setdefault((one.source.url, source.merged_ids), (one.source, listing))
         self._current: dict[Hour, PairsRecord] = {}
         self._pairs: dict[str, list[Merge]] = {}
 

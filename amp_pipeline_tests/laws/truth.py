@@ -38,7 +38,7 @@ class Truth:
     ) -> None:
         """Suppressions are those of the first project."""
         self.organization = organization
-        landings = [Path(project.source.url) for project in organization.projects]
+        landings = [Path(organization.landing_url(project)) for project in organization.projects]
         known = [_oracle_project(project) for project in organization.projects]
         self.projects: dict[str, ProjectTruth] = {
             project.slug: read_project(landing, one, accepted, () if number else suppressed)
