@@ -18,7 +18,7 @@ from typing import Annotated, Any, NamedTuple, TypeGuard
 
 import msgspec
 
-from amp_pipeline.core.lines import is_blank
+from amp_pipeline.core.lines import is_blank, left_out
 
 MOST_DIGITS = 4300
 """Digits of an integer that can be read: Python's own limit (docs: "Integer string conversion length limitation")."""
@@ -28,6 +28,7 @@ MOST_LEVELS = 200
 stops at 40 (amplitude-docs, "Limits")."""
 
 REASONS = {
+    "too_long": "more than 128 MiB; the report keeps the beginning, the landing all of it",
     "not_utf8": "bytes that are not UTF-8",
     "too_deep": "nested more than 200 levels deep",
     "trailing_data": "more than one JSON value on the line",
@@ -85,6 +86,8 @@ def read_line(line: bytes) -> Envelope | Bad | None:
     """Return the envelope of one line, or why it is none, or None where it is blank."""
     if is_blank(line):
         return None
+    if more := left_out(line):
+        return Bad("too_long", f"{more} bytes more than are kept here")
     try:
         line.decode()
         if not _is_too_deep(line):

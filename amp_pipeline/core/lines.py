@@ -6,11 +6,20 @@ part of it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+
+MOST_LINE_BYTES = 128 << 20
+"""Lines from here on are too long to be read, and are held in memory nowhere; Hevo's bound of an event."""
+
+_KEPT_BYTES = 64 << 10
+"""Of a line that is too long."""
+
+_TOO_LONG = re.compile(rb"\x00amp_pipeline left out (\d+) bytes\Z")  # no JSON has a zero byte
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _WHITE = b" \t\r"
@@ -93,20 +102,22 @@ def block_of(lines: Iterable[bytes]) -> Block:
     return Block(b"".join([line + b"\n" for line in lines]))
 
 
-def split(blocks: Iterable[bytes]) -> Iterator[Block]:
+def split(blocks: Iterable[bytes], *, most: int = MOST_LINE_BYTES) -> Iterator[Block]:
     r"""Yield the lines of an object.
 
-    Blank lines are included, so that a line's number is its position.
+    Blank lines are included, so that a line's number is its position. Of a line that is too long only the beginning is
+    yielded, with a mark that :func:`left_out` knows; it is no event.
 
     Args:
         blocks: The object's unpacked bytes, in pieces of any size.
+        most: Longest line, in bytes, that is yielded whole.
 
     Example:
         >>> [found.lines for found in split([b'{"a":1}\r\n\n{"b"', b":2}"])]
         [[b'{"a":1}', b''], [b'{"b":2}']]
     """
     rest = b""
-    for text in _whole_lines(blocks):
+    for text in _whole_lines(blocks, most):
         if text.endswith(b"\n"):
             yield Block(_as_carried(text))
         else:
@@ -128,20 +139,45 @@ def is_blank(line: bytes) -> bool:
     return not line.strip(_WHITE)
 
 
-def _whole_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the same bytes cut behind line feeds, and at last what follows the last one."""
+def left_out(line: bytes) -> int:
+    """Return how many bytes of ``line`` were left out because it is too long; 0 where it is whole."""
+    found = _TOO_LONG.search(line, max(0, len(line) - 64))
+    return int(found[1]) if found else 0
+
+
+def _whole_lines(blocks: Iterable[bytes], most: int | None = None) -> Iterator[bytes]:
+    """Yield the same bytes cut behind line feeds, and at last what follows the last one.
+
+    Lines of more than ``most`` bytes are cut short.
+    """
     pieces: list[bytes | memoryview] = []
+    gathered = 0
     for block in blocks:
         end = block.rfind(b"\n") + 1
         if not end:
+            gathered += len(block)
             pieces.append(block)
+            if most is not None and gathered > most:
+                pieces = [b"".join(pieces)[:_KEPT_BYTES]]
             continue
-        # Without a copy of its own: blocks are large.
-        pieces.append(memoryview(block)[:end])
-        yield b"".join(pieces)
-        pieces = [block[end:]] if end < len(block) else []
+        if most is not None and gathered + (start := block.find(b"\n")) > most:
+            yield _short(b"".join(pieces) + block[:start], gathered + start, most) + b"\n"
+            pieces = [memoryview(block)[start + 1 : end]] if start + 1 < end else []
+        else:
+            # Without a copy of its own: blocks are large.
+            pieces.append(memoryview(block)[:end])
+        if pieces:
+            yield b"".join(pieces)
+        gathered = len(block) - end
+        pieces = [block[end:]] if gathered else []
     if pieces:
-        yield b"".join(pieces)
+        text = b"".join(pieces)
+        yield text if most is None or gathered <= most else _short(text, gathered, most)
+
+
+def _short(line: bytes, length: int, most: int) -> bytes:
+    kept = line[: min(_KEPT_BYTES, most)]
+    return b"%s\x00amp_pipeline left out %d bytes" % (kept, length - len(kept))
 
 
 def _as_carried(text: bytes) -> bytes:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amp_pipeline.core.lines import BYTE_ORDER_MARK, Block, block_of, is_blank, split, split_stored
+from amp_pipeline.core.lines import BYTE_ORDER_MARK, Block, block_of, is_blank, left_out, split, split_stored
 
 LINES = st.lists(st.binary(max_size=4).map(lambda line: line.replace(b"\n", b"")), max_size=8)
 TEXTS = st.lists(
@@ -98,3 +98,21 @@ def test_block_without_lines():
     assert (len(Block(b"")), Block(b"").lines, Block(b"").starts.tolist(), Block(b"").ends.tolist()) == (0, [], [], [])
     assert block_of([]).text == b""
     assert list(Block(b"").pieces(5)) == []
+
+
+@given(st.lists(st.integers(0, 30), max_size=6), st.integers(1, 7), st.booleans())
+def test_of_a_line_that_is_too_long_the_rest_is_counted(lengths: list[int], size: int, ended: bool):
+    text = b"\n".join(b"x" * length for length in lengths) + b"\n" * ended
+    blocks = [text[at : at + size] for at in range(0, len(text), size)]
+    found = [line for block in split(blocks, most=10) for line in block.lines]
+    whole = obvious(text)
+    assert len(found) == len(whole)
+    for line, original in zip(found, whole, strict=True):
+        assert left_out(line) == 0 if len(original) <= 10 else line.startswith(original)
+        assert left_out(original) == 0
+
+
+def test_what_is_too_long_is_held_in_memory_nowhere():
+    (long,) = [line for block in split(b"x" * (1 << 20) for _ in range(300)) for line in block.lines]
+    assert len(long) < 70_000
+    assert left_out(long) == (300 << 20) - (64 << 10)
