@@ -6,7 +6,7 @@ With ``definitions`` the only place that reads the environment and the clock.
 import click
 
 from amp_pipeline import __version__
-from amp_pipeline.cli import alerts, buckets, deletion, hours, metrics, status, tidy
+from amp_pipeline.cli import alerts, buckets, deletion, hours, metrics, serve, status, tidy
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -30,5 +30,6 @@ for _command in (
     buckets.policy,
     alerts.alert,
     alerts.watch,
+    serve.serve,
 ):
     main.add_command(_command)

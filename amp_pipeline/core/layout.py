@@ -174,6 +174,31 @@ class ArchiveNames:
         """Return the name of the hour's manifest."""
         return f"{OWN_FOLDER}/{self.project}/{self.delivery}/{hour.day}/{hour.of_day:02d}.json"
 
+    def manifests_prefix(self, month: str) -> str:
+        """Return what the names of the manifests and claims of a month, or with another beginning of days, begin with.
+
+        Args:
+            month: Like ``2024-05``, or ``2024-05-06``, or ``2024``.
+        """
+        return f"{OWN_FOLDER}/{self.project}/{self.delivery}/{month}"
+
+    def hour_of_end(self, name: str) -> tuple[Hour, bool] | None:
+        """Return the hour of a manifest or claim, and whether it is a manifest; None where ``name`` is neither.
+
+        Example:
+            >>> hour, is_manifest = ArchiveNames(1, 2, "all").hour_of_end("_amp_pipeline/2/all/2024-05-06/09.claim")
+            >>> hour.key, is_manifest
+            ('2024-05-06-09:00', False)
+        """
+        folder = self.manifests_prefix("")
+        match = re.fullmatch(r"(\d{4}-\d{2}-\d{2})/(\d{2})\.(json|claim)", name.removeprefix(folder))
+        if match is None or not name.startswith(folder):
+            return None
+        try:
+            return Hour.parse(f"{match[1]}-{match[2]}:00"), match[3] == "json"
+        except ValueError:
+            return None
+
     def claim(self, hour: Hour) -> str:
         """Return the name of the object that is there while a run writes the hour, and says which."""
         return f"{OWN_FOLDER}/{self.project}/{self.delivery}/{hour.day}/{hour.of_day:02d}.claim"
