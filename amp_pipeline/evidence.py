@@ -211,7 +211,7 @@ class Evidence:
     def is_ready(self, hour: Hour) -> bool:
         """Tell whether an hour that has ended is to be delivered."""
         source = self.project.source
-        if is_ready(hour, complete=False, patience=source.patience, now=self._now):
+        if is_ready(hour, complete=False, ready_at=source.ready_at(hour), now=self._now):
             return True
         # A landing that can't be listed says of no hour that it is complete.
         with suppress(AmpError):

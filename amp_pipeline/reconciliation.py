@@ -62,7 +62,7 @@ class Looked:
 def recent_hours(project: Project, now: datetime, also: Iterable[Hour] = ()) -> list[Hour]:
     """Return the finished hours of the last days, and others of the project that are to be looked at ``also``."""
     this = Hour.of(now)
-    recent = finished_hours(project, this + -24 * project.reconcile.days, None, this)
+    recent = finished_hours(project, this + -24 * project.reconcile.days, None, now)
     return sorted({*recent, *(hour for hour in also if project.holds(hour) and hour < this)})
 
 
@@ -211,7 +211,7 @@ class _Day:
         except AmpError:
             # The audit says what is wrong with the landing.
             complete = True
-        return is_ready(hour, complete=complete, patience=source.patience, now=self._now)
+        return is_ready(hour, complete=complete, ready_at=source.ready_at(hour), now=self._now)
 
     def _was_delivered(self, hour: Hour) -> bool:
         states = (self._first.deliveries_of(one) for one in self._project.deliveries if one.enabled)

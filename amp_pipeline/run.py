@@ -5,8 +5,9 @@ Made anew for each run, since listings and records are remembered while it lasts
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import NamedTuple, Protocol
 
@@ -16,13 +17,18 @@ from amp_pipeline.core.errors import AmpError, DeliveryError
 from amp_pipeline.core.hours import Hour, between
 from amp_pipeline.destinations.archive import Archive, By, Receipt
 from amp_pipeline.fields import S3_SCHEME
+from amp_pipeline.source_settings import AmplitudeExport
+from amp_pipeline.sources.amplitude_export import ExportApi
+from amp_pipeline.sources.amplitude_http import Http
 from amp_pipeline.stages.deduped_events import DedupedEvents
 from amp_pipeline.stages.merged_ids import MergedIds
+from amp_pipeline.stages.pulling import Pulling
 from amp_pipeline.stages.raw_events import RawEvents
 from amp_pipeline.stages.teller import Workers
 from amp_pipeline.storage.local_copies import LocalCopies
 from amp_pipeline.storage.objects import ObjectStore
 from amp_pipeline.storage.urls import open_store
+from amp_pipeline.workspace.pulls import TroubleStore
 from amp_pipeline.workspace.store import DeliveryStore, OrganizationStore, ProjectStore
 
 _NEVER_RUN = "never run to its end"
@@ -59,10 +65,21 @@ class ProjectRun:
         most_keys = of.organization.most_keys
         url = of.organization.landing_url(project)
         source = of.open_store(url, of.organization.s3_of(project.source))
+        self.pulling = self._pulling(source)
         if url.startswith(S3_SCHEME):
             source = LocalCopies(source)
-        self.raw = RawEvents(project, source, self.workspace, of.workers, most_keys, reads=of.reads)
+        self.raw = RawEvents(
+            project, source, self.workspace, of.workers, most_keys, reads=of.reads, pulling=self.pulling
+        )
         self.deduped = DedupedEvents(self.raw, most_keys)
+
+    def _pulling(self, store: ObjectStore) -> Pulling | None:
+        source = self.project.source
+        if not isinstance(source, AmplitudeExport) or not self._of.reads:
+            return None
+        troubles = TroubleStore(self._of.workspace, self._of.organization.id, self.project.id)
+        api = ExportApi(source, self.project.id, Http(source))
+        return Pulling(self.project, source, store, troubles, api, self._of.now)
 
     def archive(self, delivery: Delivery) -> Archive:
         """Return a delivery of the project."""
@@ -153,15 +170,24 @@ class ProjectRun:
 class OrganizationRun:
     """The stages of an organization."""
 
-    def __init__(self, organization: Organization, open_store: OpenStore = open_store, *, reads: bool = True) -> None:
+    def __init__(
+        self,
+        organization: Organization,
+        open_store: OpenStore = open_store,
+        *,
+        reads: bool = True,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         """Wire ``organization`` to the stores at its urls.
 
         Args:
             organization: Whose stages.
             open_store: Opens stores.
-            reads: Whether landings may be read; else only what is on record of them counts.
+            reads: Whether landings may be read, and hours pulled; else only what is on record of them counts.
+            now: Tells the time, aware: which hours a source has that is pulled from.
         """
         self.reads = reads
+        self.now = now
         self.organization = organization
         self.open_store = open_store
         self.workspace = open_store(organization.workspace, organization.s3)
@@ -198,7 +224,10 @@ def waiting_hours(run: ProjectRun, delivery: Delivery) -> list[Hour]:
     return [hour for hour in hours if not run.is_delivered(archive, delivery, hour)]
 
 
-def finished_hours(project: Project, first: Hour | None, last: Hour | None, now: Hour) -> list[Hour]:
-    """Return the project's hours from ``first`` to ``last``, at most to the last finished one before ``now``."""
-    end = min(hour for hour in (project.last_hour, last, now + -1) if hour is not None)
+def finished_hours(project: Project, first: Hour | None, last: Hour | None, now: datetime) -> list[Hour]:
+    """Return the project's hours from ``first`` to ``last``, at most to the last that its source has ``now``."""
+    newest = Hour.of(now) + -1
+    while project.source.there_at(newest) > now:
+        newest += -1
+    end = min(hour for hour in (project.last_hour, last, newest) if hour is not None)
     return list(between(max(project.first_hour, first or project.first_hour), end))

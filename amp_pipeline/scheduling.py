@@ -264,7 +264,7 @@ class Scheduler:
         source = self._project.source
         was_done = self._one.workspace.has_record("deduped", hour)
         marked = source.complete is not None and self._one.raw.is_complete(hour)
-        return is_ready(hour, complete=was_done or marked, patience=source.patience, now=self._now)
+        return is_ready(hour, complete=was_done or marked, ready_at=source.ready_at(hour), now=self._now)
 
     def _waits(self, entry: Entry) -> bool:
         """Tell whether an hour that was asked for has to wait before it is asked for again."""

@@ -72,6 +72,10 @@ class Landing(_Model):
         """Return when an hour that nothing is known of is delivered with what there is."""
         return (hour + 1).start + self.patience
 
+    def there_at(self, hour: Hour) -> datetime:
+        """Return when an hour can be delivered by hand."""
+        return (hour + 1).start
+
     @field_validator("events", "complete", "merged_ids")
     @classmethod
     def _patterns(cls, value: str | None) -> str | None:

@@ -105,10 +105,10 @@ def finished(project: Project, first: Hour | None, last: Hour | None) -> list[Ho
     Raises:
         ConfigError: There is none.
     """
-    this_hour = Hour.of(datetime.now(UTC))
-    hours = finished_hours(project, first, last, this_hour)
+    now = datetime.now(UTC)
+    hours = finished_hours(project, first, last, now)
     if not hours:
-        known = finished_hours(project, None, None, this_hour)
+        known = finished_hours(project, None, None, now)
         extent = f"go from {known[0]} to {known[-1]}" if known else f"begin at {project.first_hour}"
         raise ConfigError(f"{project.slug} has no finished hour in that range; its hours {extent}")
     return hours

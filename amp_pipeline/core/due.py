@@ -29,17 +29,16 @@ def wait_after(attempt: int) -> timedelta:
     return min(_FIRST_WAIT * 2 ** min(attempt - 1, 10), _LONGEST_WAIT)
 
 
-def is_ready(hour: Hour, *, complete: bool, patience: timedelta, now: datetime) -> bool:
+def is_ready(hour: Hour, *, complete: bool, ready_at: datetime, now: datetime) -> bool:
     """Tell whether an hour is to be delivered.
 
     Args:
         hour: The hour.
         complete: Whether the source says that it is complete.
-        patience: How long after its end an hour is waited for that the source says nothing of.
+        ready_at: When the hour is no longer waited for where the source says nothing of it.
         now: The time.
     """
-    end = (hour + 1).start
-    return now >= end if complete else now >= end + patience
+    return now >= ((hour + 1).start if complete else ready_at)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
+from importlib.metadata import version
 from typing import Literal, TypeVar
 from urllib.parse import quote, quote_plus, urljoin, urlsplit
 
@@ -21,7 +22,6 @@ import requests
 import urllib3
 from requests.auth import AuthBase, HTTPBasicAuth
 
-from amp_pipeline import __version__
 from amp_pipeline.core.errors import AmpError
 from amp_pipeline.source_settings import AmplitudeExport
 
@@ -96,7 +96,7 @@ class Http:
         self._tell = tell or (lambda _: None)
         self._session = requests.Session()
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self._session.headers["User-Agent"] = f"amp_pipeline/{__version__}"
+        self._session.headers["User-Agent"] = f"amp_pipeline/{version('amp-pipeline')}"
 
     def get(self, path: str, params: Params | None = None, *, seen: Collection[int] = ()) -> requests.Response:
         """Ask until there is an answer, and return it, its body not yet read; the caller closes it.

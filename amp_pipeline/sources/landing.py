@@ -23,10 +23,11 @@ from amp_pipeline.storage.objects import ObjectInfo, ObjectStore
 class Listing:
     """The landing's objects by hour, listed a day at a time and remembered: one view of the landing for one run."""
 
-    def __init__(self, store: ObjectStore, pattern: Pattern) -> None:
-        """List ``store`` by ``pattern``."""
+    def __init__(self, store: ObjectStore, pattern: Pattern, *, pulled: bool = False) -> None:
+        """List ``store`` by ``pattern``; what is ``pulled`` into it need not be there before."""
         self._store = store
         self._pattern = pattern
+        self._pulled = pulled
         self._days: dict[date, dict[Hour, list[ObjectInfo]]] = {}
 
     def objects(self, hour: Hour) -> list[ObjectInfo]:
@@ -34,6 +35,10 @@ class Listing:
         if hour.date not in self._days:
             self._days[hour.date] = self._list(hour.date)
         return self._days[hour.date].get(hour, [])
+
+    def forget(self) -> None:
+        """List anew the next time: something was pulled, or removed."""
+        self._days.clear()
 
     def hours(self) -> list[Hour]:
         """Return all hours that have objects, in order; this lists the whole landing."""
@@ -43,7 +48,7 @@ class Listing:
     def _list(self, day: date) -> dict[Hour, list[ObjectInfo]]:
         found: dict[Hour, list[ObjectInfo]] = {}
         listed = self._store.find(self._pattern.listing_prefix(day))
-        if not listed and not self._store.is_there():
+        if not listed and not self._pulled and not self._store.is_there():
             # Or every hour would be delivered as an empty one.
             raise StoreError(f"the landing {self._store.url} is not there; check the source's url, or mount it")
         for info in listed:
@@ -57,18 +62,23 @@ class Listing:
 
 def events(store: ObjectStore, project: Project) -> Listing:
     """Return the listing of a project's event objects."""
-    return Listing(store, project.events_pattern)
+    return Listing(store, project.events_pattern, pulled=_is_pulled(project.source))
 
 
 def markers(store: ObjectStore, project: Project) -> Listing | None:
     """Return the listing of a project's complete markers, or None where the source has none."""
     pattern = project.source.complete
-    return None if pattern is None else Listing(store, Pattern(pattern, project=project.id))
+    pulled = _is_pulled(project.source)
+    return None if pattern is None else Listing(store, Pattern(pattern, project=project.id), pulled=pulled)
 
 
 def merged_ids(store: ObjectStore, source: Landing | AmplitudeExport, organization: int) -> Listing:
     """Return the listing of an organization's merged-id objects."""
-    return Listing(store, Pattern(source.merged_ids, organization=organization))
+    return Listing(store, Pattern(source.merged_ids, organization=organization), pulled=_is_pulled(source))
+
+
+def _is_pulled(source: Landing | AmplitudeExport) -> bool:
+    return isinstance(source, AmplitudeExport)
 
 
 _LARGE_BYTES = 1 << 20

@@ -7,7 +7,7 @@ whoever needs an hour's key index may make it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import cached_property
 
@@ -22,10 +22,12 @@ from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.lines import Block
 from amp_pipeline.core.suppression import Suppressed
 from amp_pipeline.core.telling import Rules, Teller
+from amp_pipeline.source_settings import AmplitudeExport
 from amp_pipeline.sources import landing
 from amp_pipeline.sources.landing import ObjectReader
 from amp_pipeline.stages.deletion import RawDeletion
 from amp_pipeline.stages.numbered import deleted_events, numbered, stray_origin, without
+from amp_pipeline.stages.pulling import Pulling
 from amp_pipeline.stages.scan import Scan
 from amp_pipeline.stages.teller import Workers
 from amp_pipeline.storage.objects import ObjectInfo, ObjectStore
@@ -50,6 +52,7 @@ class RawEvents:
         most_keys: int,
         *,
         reads: bool = True,
+        pulling: Pulling | None = None,
     ) -> None:
         """Read from ``source``, record in ``workspace``.
 
@@ -60,7 +63,10 @@ class RawEvents:
             workers: Read the lines of large hours.
             most_keys: About how many keys of events may be in memory.
             reads: Whether the landing's objects may be read; else what is on record of an hour is what landed.
+            pulling: Brings hours into the landing where the source is an API.
         """
+        self._pulling = pulling
+        self._pulled_as: dict[str, str] = {}
         self.reads = reads
         self._most_keys = most_keys
         self._teller = Teller()
@@ -98,19 +104,30 @@ class RawEvents:
                 raise
             return record
 
+    def expect(self, hours: Iterable[Hour]) -> None:
+        """Let hours be pulled together where the source is an API; those of a run."""
+        if self._pulling is not None:
+            self._pulling.expect(hours)
+
     def is_complete(self, hour: Hour) -> bool:
         """Tell whether the source says that the hour is complete; always where it has no markers."""
         return self._markers is None or bool(self._markers.objects(hour))
 
     def has_landed(self, hour: Hour) -> bool:
         """Tell whether anything of ``hour`` is in the landing, in strays, or on record."""
-        if hour in self._current or self._listing.objects(hour) or self._strays_to(hour):
+        if hour in self._current or self._objects(hour) or self._strays_to(hour):
             return True
         return self.workspace.raw(hour) is not None
 
+    def _objects(self, hour: Hour) -> list[ObjectInfo]:
+        """Return the hour's objects in the landing; of one that was not pulled whole there are none yet."""
+        if isinstance(self.project.source, AmplitudeExport) and not self.is_complete(hour):
+            return []
+        return self._listing.objects(hour)
+
     def uri(self, hour: Hour) -> str:
         """Return where the hour's landing objects are, for people."""
-        objects = self._listing.objects(hour)
+        objects = self._objects(hour)
         return self.source.uri(objects[0].name) if objects else self.source.uri(self._pattern.listing_prefix(hour.date))
 
     def land(self, hour: Hour, *, force: bool = False) -> RawRecord:
@@ -135,10 +152,18 @@ class RawEvents:
         if record is not None:
             # Before anything else, so that it does not depend on what became of the landing.
             record = self.without_deleted(hour, record, force=force)
+        if force or record is None or not self.is_gone(hour, record):
+            self._pull(hour, again=force)
         inputs = self._inputs(hour)
         if record is not None:
             record = self._deletion.with_cleaned_strays(hour, record, [info for _, _, info in inputs])
-            frozen = self._vanished(hour, record, inputs)
+            try:
+                frozen = self._vanished(hour, record, inputs)
+            except FrozenHourError:
+                if not self._pull(hour):
+                    raise
+                inputs = self._inputs(hour)
+                frozen = self._vanished(hour, record, inputs)
             if frozen or (
                 not force and self._judges_as(record) and _seen(record.inputs) == [_seen_now(*item) for item in inputs]
             ):
@@ -147,6 +172,15 @@ class RawEvents:
         record = self._read(hour, inputs, record)
         self._current[hour] = record
         return record
+
+    def _pull(self, hour: Hour, *, again: bool = False) -> bool:
+        """Bring an hour into the landing where the source is an API and it is not there; tell whether it was asked."""
+        if self._pulling is None or not self._pulling.pull(hour, again=again):
+            return False
+        # Neighbours came with it.
+        for listing in filter(None, (self._listing, self._markers)):
+            listing.forget()
+        return True
 
     def is_current(self, hour: Hour) -> bool:
         """Tell whether the landing has what is on record of ``hour``, or has nothing of it any more.
@@ -179,9 +213,7 @@ class RawEvents:
         """Return a fingerprint of all that tells what landed in ``hour``, from listings alone."""
         if self._accepted is None:
             self._accepted = self.workspace.acceptances()
-        listed = [
-            (info.name, info.size, info.version) for info in [*self._listing.objects(hour), *self._strays_to(hour)]
-        ]
+        listed = [(info.name, info.size, info.version) for info in [*self._objects(hour), *self._strays_to(hour)]]
         return fingerprint(listed, self._accepted, self._bounds)
 
     def recorded(self, hour: Hour) -> RawRecord | None:
@@ -197,7 +229,7 @@ class RawEvents:
 
     def is_gone(self, hour: Hour, record: RawRecord) -> bool:
         """Tell whether the hour's landing objects, which there once were, are gone."""
-        return not self._listing.objects(hour) and any(not item.stray_file for item in record.inputs)
+        return not self._objects(hour) and any(not item.stray_file for item in record.inputs)
 
     def lines(self, record: RawRecord) -> Iterator[tuple[str, Sequence[int], Block]]:
         """Yield all lines of a recorded hour again, in the same positions: landing object, numbers in it, lines.
@@ -219,7 +251,7 @@ class RawEvents:
 
     def _inputs(self, hour: Hour) -> list[tuple[str, str, ObjectInfo]]:
         """Return landing object, file of strays ("" for the object itself) and what is known of it, in order."""
-        found = [(info.name, "", info) for info in self._listing.objects(hour)]
+        found = [(info.name, "", info) for info in self._objects(hour)]
         for info in self._strays_to(hour):
             origin = stray_origin(self.workspace.store, info.name)
             # The project's first or last hour may have been set anew since those strays came.
@@ -269,9 +301,11 @@ class RawEvents:
         self, hour: Hour, inputs: list[tuple[str, str, ObjectInfo]], before: RawRecord | None, scan: Scan
     ) -> RawRecord:
         large = sum(info.size for _, _, info in inputs) >= LARGE_BYTES
+        receipt = self._pulling.receipt(hour) if self._pulling is not None else None
+        self._pulled_as = {one.name: one.sha256 for one in receipt.objects} if receipt else {}
         read = [self._scan_object(hour, scan, *item, large=large) for item in inputs]
         landed = scan.keys.events + scan.quarantined
-        if before is None and not self._listing.objects(hour) and landed < self.workspace.landed_before(hour):
+        if before is None and not self._objects(hour) and landed < self.workspace.landed_before(hour):
             raise FrozenHourError(
                 f"more lines landed in hour {hour} before, but its record is gone or of another version, and its "
                 "landing objects are gone; put them back and run the hour again"
@@ -338,6 +372,11 @@ class RawEvents:
             scan.add_truncated(name, number, line)
         if stray_file:
             scan.strays_in += scan.position - first
+        elif reader.sha256 != self._pulled_as.get(name, reader.sha256):
+            raise LandingError(
+                f"{self.source.uri(name)} has other bytes than were pulled; run raw_events of hour {hour} again, "
+                "forced: it is pulled again then"
+            )
         return Input(
             object=name,
             stray_file=stray_file,
