@@ -14,6 +14,7 @@ from amp_pipeline.core.access import KINDS, Outcome, policy_named
 from amp_pipeline.core.errors import ConfigError
 from amp_pipeline.core.policy import Place
 from amp_pipeline.fields import S3_SCHEME
+from amp_pipeline.source_settings import AmplitudeExport
 
 _PRINCIPAL = re.compile(r"arn:[a-z-]+:(iam|sts)::\d{12}:\S+")
 _ACCOUNT = re.compile(r"\d{12}")
@@ -26,6 +27,9 @@ class Target(NamedTuple):
     name: str
     url: str
     s3: S3 | None
+    source: AmplitudeExport | None = None
+    """Where it is pulled from and not written to."""
+    project: int = 0
 
 
 class Document(NamedTuple):
@@ -36,7 +40,7 @@ class Document(NamedTuple):
 
 
 def targets(chosen: list[tuple[Organization, Project]], delivery: str | None) -> list[Target]:
-    """Return what of ``chosen`` is written to: the deliveries of one name, or the enabled ones and the workspaces.
+    """Return what of ``chosen`` is used: the deliveries of one name; or the enabled ones, workspaces, and APIs.
 
     Raises:
         ConfigError: None of the projects has a delivery of that name.
@@ -53,7 +57,12 @@ def targets(chosen: list[tuple[Organization, Project]], delivery: str | None) ->
             raise ConfigError(f"there is no delivery {delivery}; known are {', '.join(known) or 'none'}")
         return found
     organizations = {organization.slug: organization for organization, _ in chosen}
-    return found + [Target(f"{slug} workspace", one.workspace, one.s3) for slug, one in organizations.items()]
+    found += [Target(f"{slug} workspace", one.workspace, one.s3) for slug, one in organizations.items()]
+    return found + [
+        Target(f"{project.slug} source", project.source.address, None, project.source, project.id)
+        for _, project in chosen
+        if isinstance(project.source, AmplitudeExport)
+    ]
 
 
 def told(target: Target, outcome: Outcome) -> Iterator[str]:

@@ -103,6 +103,7 @@ class Scheduler:
         running: Running,
         *,
         unreachable: Collection[str] = (),
+        source_trouble: str = "",
         hours_a_run: int = 24,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -114,6 +115,7 @@ class Scheduler:
             now: The time, aware.
             running: What Dagster is doing.
             unreachable: Names of deliveries whose bucket is known not to be reached.
+            source_trouble: Why nothing can be pulled from the source; empty where it can.
             hours_a_run: Most hours that one run is asked for.
             clock: Seconds, for the time that a tick may take.
         """
@@ -123,6 +125,7 @@ class Scheduler:
         self._now = now
         self._running = running
         self._unreachable = unreachable
+        self._source_trouble = source_trouble
         self._hours_a_run = hours_a_run
         self._clock = clock
         self._ledger = Ledger(run.workspace, run.organization.id, project.id)
@@ -142,7 +145,7 @@ class Scheduler:
         if last < self._project.first_hour:
             return Tick(cursor)
         self._judge = Judge(self._run, self._project.slug, self._scheduled(), self._unreachable)
-        tick = Tick(cursor)
+        tick = Tick(cursor, trouble=self._source_trouble)
         try:
             tick.cursor = self._look(cursor, last, tick)
         except _LandingError as error:
@@ -224,7 +227,7 @@ class Scheduler:
             self._settle(hour, entry, content, merged, visit)
             tick.settled += 1
             return
-        if not self._is_ready(hour):
+        if not self._is_ready(hour) or self._is_held(hour, needs, tick):
             visit.is_left = True
             return
         tick.late += needs.why not in ("", "first")
@@ -265,6 +268,12 @@ class Scheduler:
         was_done = self._one.workspace.has_record("deduped", hour)
         marked = source.complete is not None and self._one.raw.is_complete(hour)
         return is_ready(hour, complete=was_done or marked, ready_at=source.ready_at(hour), now=self._now)
+
+    def _is_held(self, hour: Hour, needs: Needs, tick: Tick) -> bool:
+        """Tell whether an hour would have to be pulled from a source that gives nothing."""
+        held = bool(self._source_trouble) and RAW_EVENTS in needs.what and not self._one.raw.is_complete(hour)
+        tick.waiting += held
+        return held
 
     def _waits(self, entry: Entry) -> bool:
         """Tell whether an hour that was asked for has to wait before it is asked for again."""

@@ -11,20 +11,25 @@ from amp_pipeline.cli.asking import chosen, says_what_is_wrong
 @click.command()
 @click.option("--project", "slug", help="The project's slug; all projects if not given.")
 @click.option(
-    "--delivery", "name", help="The delivery's name, also switched off; all enabled and the workspace if not given."
+    "--delivery",
+    "name",
+    help="The delivery's name, also switched off; all enabled, workspace and source if not given.",
 )
 @says_what_is_wrong
 def access(slug: str | None, name: str | None) -> None:
-    """Try what deliveries do with their buckets, and say which permission or setting is wrong. Exit status 1 for any.
+    """Try what deliveries do with their buckets, and the APIs that hours are pulled from.
+
+    Says which permission or setting is wrong; exit status 1 for any.
 
     What it writes for that, below _amp_pipeline/probe of each url, it removes again.
     """
     # boto3 takes 0.2 s to import, which the other commands may not need.
+    from amp_pipeline.source_access import probe_source
     from amp_pipeline.storage.probe import probe
 
     failed = 0
     for target in access_report.targets(chosen(slug), name):
-        outcome = probe(target.url, target.s3)
+        outcome = probe_source(target.source, target.project) if target.source else probe(target.url, target.s3)
         for line in access_report.told(target, outcome):
             click.echo(line)
         failed += not outcome.ok

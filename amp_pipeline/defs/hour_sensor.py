@@ -21,7 +21,9 @@ from amp_pipeline.needs import DEDUPED_EVENTS, MERGED_IDS, RAW_EVENTS
 from amp_pipeline.notify import send
 from amp_pipeline.run import OrganizationRun
 from amp_pipeline.scheduling import MANY_LATE, Scheduler
+from amp_pipeline.source_access import still_troubled
 from amp_pipeline.workspace.alerts import AlertStore
+from amp_pipeline.workspace.pulls import Trouble as SourceTrouble
 
 WHY, BACKLOG = "amp_pipeline/why", "amp_pipeline/backlog"
 """Tags of the runs that are asked for. dagster.yaml bounds how many runs of a backlog there are at a time."""
@@ -140,9 +142,18 @@ def _hour_sensor(
             run = OrganizationRun(organization, reads=False)
             unreachable = set(_unreachable(organization, project, run))
             running = Running(context.instance, jobs, now())
-            scheduler = Scheduler(run, project, now(), running, unreachable=unreachable, hours_a_run=HOURS_A_RUN)
+            source = still_troubled(run, project, now())
+            scheduler = Scheduler(
+                run,
+                project,
+                now(),
+                running,
+                unreachable=unreachable,
+                source_trouble=source.summary if source else "",
+                hours_a_run=HOURS_A_RUN,
+            )
             tick = scheduler.tick(Cursor.decode(context.cursor))
-            missed = _told(organization, project, run, tick, now(), send)
+            missed = _told(organization, project, run, tick, source, now(), send)
         except AmpError as error:
             # A workspace that can't be reached is told of by the sensor that tries buckets.
             context.log.error(str(error))
@@ -200,12 +211,26 @@ def _unreachable(organization: Organization, project: Project, run: Organization
 
 
 def _told(
-    organization: Organization, project: Project, run: OrganizationRun, tick: Tick, now: datetime, send: Send
+    organization: Organization,
+    project: Project,
+    run: OrganizationRun,
+    tick: Tick,
+    source: SourceTrouble | None,
+    now: datetime,
+    send: Send,
 ) -> Mapping[str, str]:
-    """Tell people of a landing that can't be listed, and of a flood of late data; return whom that did not reach."""
+    """Tell people of a source that gives nothing, and of a flood of late data; return whom that did not reach."""
     alerting = Alerting(organization, AlertStore(run.workspace, organization.id), now, send)
     landing = flood = None
-    if tick.trouble:
+    if source is not None:
+        landing = Trouble(
+            source="access",
+            kind=source.kind,
+            summary=source.summary,
+            advice=source.advice,
+            resource=project.source.address,
+        )
+    elif tick.trouble:
         landing = Trouble(
             source="access",
             kind="landing",
