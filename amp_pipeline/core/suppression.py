@@ -121,6 +121,16 @@ class Suppressed:
         listed = [one for number in amplitude_ids for one in self._amplitude_ids.get(number, ())]
         return listed[0].id if listed else None
 
+    @property
+    def user_ids(self) -> set[str]:
+        """All user ids on the list, whatever it reaches."""
+        return set(self._users)
+
+    @property
+    def amplitude_ids(self) -> set[int]:
+        """All Amplitude ids on the list, whatever it reaches."""
+        return set(self._amplitude_ids)
+
     @cached_property
     def _spellings(self) -> list[tuple[bytes, str]]:
         return [
