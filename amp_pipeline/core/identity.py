@@ -101,7 +101,7 @@ def content_digest(line: bytes, event: Envelope) -> int:
     try:
         found: dict[str, msgspec.Raw] | dict[str, bytes] = members(line)
     except msgspec.DecodeError:
-        found = _members_exactly(line)
+        found = members_exactly(line)
     return digest_of_members(event, found)
 
 
@@ -165,7 +165,7 @@ members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _white = " \t\r\n"
 
 
-def _members_exactly(line: bytes) -> dict[str, bytes]:
+def members_exactly(line: bytes) -> dict[str, bytes]:
     """Return top-level keys and the bytes of their values, for lines that only Python's parser reads."""
     text = line.decode()
     members: dict[str, bytes] = {}

@@ -244,7 +244,7 @@ VALUES = st.recursive(
 @given(st.dictionaries(st.text(max_size=3), VALUES, max_size=5), st.booleans(), st.sampled_from([None, (" , ", " : ")]))
 def test_exact_way_finds_the_members_that_the_fast_one_does(fields: dict[str, Any], escaped: bool, separators: Any):
     line = f" {json.dumps(fields, ensure_ascii=escaped, separators=separators)}\t".encode()
-    assert {key: bytes(value) for key, value in members(line).items()} == module._members_exactly(line)
+    assert {key: bytes(value) for key, value in members(line).items()} == module.members_exactly(line)
 
 
 @settings(deadline=None)
