@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -24,10 +25,12 @@ from amp_pipeline.buckets import S3
 from amp_pipeline.core import layout
 from amp_pipeline.core.codec import Compression, PartSize
 from amp_pipeline.core.errors import FilterError
-from amp_pipeline.core.filters import Filter
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.fields import S3_SCHEME, DurationField, HourField, MemoryField, SlugField, TimeOfDayField, UrlField
 from amp_pipeline.source_settings import AmplitudeExport, Keys, Landing, SourceField
+
+NOT_SAID = Hour(0)
+"""The first hour of a project that leaves it to how far back its source goes; :mod:`amp_pipeline.histories` knows."""
 
 _RESERVED = ("raw_events", "deduped_events", "merged_ids")
 
@@ -145,8 +148,11 @@ class Delivery(_Model):
 
     @field_validator("filter")
     @classmethod
-    def _filter_compiles(cls, value: str | None) -> str | None:
-        if value is not None:
+    def _filter_compiles(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and (info.context or {}).get("filters", True):
+            # Brings in polars and sqlglot: 35 MB, for nothing where there is no filter.
+            from amp_pipeline.core.filters import Filter
+
             try:
                 Filter(value)
             except FilterError as error:
@@ -207,6 +213,19 @@ class Project(_Model):
         "those of the source.",
     )
     alerts: RecipientsField = Recipients()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_hour_may_be_left_out(cls, value: Any) -> Any:
+        source = value.get("source") if isinstance(value, dict) else None
+        pulled = isinstance(source, dict) and source.get("type") == "amplitude_export"
+        if not pulled or not isinstance(value, dict):
+            return value
+        if value.get("first_hour") is None:
+            return {**value, "first_hour": NOT_SAID}
+        if "history" in source:
+            raise ValueError("first_hour and the source's history both say where to begin; remove one of them")
+        return value
 
     @field_validator("every")
     @classmethod
@@ -306,6 +325,8 @@ class Organization(_Model):
                         "leave merged_ids to one of them"
                     )
         self._keeps_folders_apart()
+        if same := same_key(self.export_keys):
+            raise ValueError(same)
         return self
 
     def _keeps_folders_apart(self) -> None:
@@ -342,6 +363,16 @@ class Organization(_Model):
         return f"{self.workspace}/{self.id}/{project.id}/pulled"
 
     @property
+    def export_keys(self) -> list[tuple[str, str]]:
+        """The deliveries that are served by the Export API, each with its API key."""
+        return [
+            (f"{project.slug}.{delivery.name}", delivery.export_api.api_key.get_secret_value())
+            for project in self.projects
+            for delivery in project.deliveries
+            if delivery.export_api is not None
+        ]
+
+    @property
     def most_keys(self) -> int:
         """How many keys of events a run may have in memory: what is done with one takes up to 512 bytes."""
         return self.memory // 512
@@ -367,6 +398,15 @@ class Organization(_Model):
 def overlap(one: str, other: str) -> bool:
     """Tell whether one of two urls lies in the other."""
     return Path(one).is_relative_to(other) or Path(other).is_relative_to(one)
+
+
+def same_key(deliveries: list[tuple[str, str]]) -> str:
+    """Return what is wrong where two deliveries have the same API key, without the key; "" where none have."""
+    for position, (name, key) in enumerate(deliveries):
+        for other, other_key in deliveries[:position]:
+            if key == other_key:
+                return f"deliveries {other} and {name} have the same api_key in export_api; give each its own"
+    return ""
 
 
 def _unique(what: str, field: str, values: list[Any]) -> None:

@@ -23,6 +23,7 @@ from amp_pipeline.config import (
     Reconcile,
     Retention,
     overlap,
+    same_key,
 )
 from amp_pipeline.core.errors import ConfigError
 from amp_pipeline.source_settings import AmplitudeExport, Keys, Landing
@@ -33,14 +34,14 @@ COMPONENT = "amp_pipeline.Organization"
 FILE_NAME = "defs.yaml"
 
 
-def organization(attributes: Mapping[str, Any], file: Path) -> Organization:
-    """Return the organization that ``attributes`` of ``file`` describe.
+def organization(attributes: Mapping[str, Any], file: Path, *, filters: bool = True) -> Organization:
+    """Return the organization that ``attributes`` of ``file`` describe; without ``filters`` these are not looked at.
 
     Raises:
         ConfigError: Something is wrong; the message has a line for each field.
     """
     try:
-        return Organization.model_validate(attributes, context={"base": file.parent})
+        return Organization.model_validate(attributes, context={"base": file.parent, "filters": filters})
     except ValidationError as error:
         details: list[dict[str, Any]] = [dict(detail) for detail in error.errors()]
         # pydantic counts wrong items as absent ones, and would say that there are too few.
@@ -60,12 +61,13 @@ def files_below(folder: Path) -> list[Path]:
     return found
 
 
-def read(file: Path, environment: Mapping[str, str]) -> list[Organization]:
+def read(file: Path, environment: Mapping[str, str], *, filters: bool = True) -> list[Organization]:
     """Return the organizations of a ``defs.yaml``; documents of other component types are passed over.
 
     Args:
         file: The file.
         environment: What ``{{ env.NAME }}`` stands for.
+        filters: Look whether filters are right, for which polars is imported.
 
     Raises:
         ConfigError: The file can't be read or something in it is wrong.
@@ -82,14 +84,15 @@ def read(file: Path, environment: Mapping[str, str]) -> list[Organization]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} can't be read: {error}") from None
     ours = [document for document in documents if isinstance(document, dict) and document.get("type") == COMPONENT]
-    return [organization(_filled(document.get("attributes") or {}, file, environment), file) for document in ours]
+    filled = [_filled(document.get("attributes") or {}, file, environment) for document in ours]
+    return [organization(attributes, file, filters=filters) for attributes in filled]
 
 
 def check_together(organizations: Iterable[Organization]) -> None:
     """Refuse what each organization may do but not several side by side.
 
     Raises:
-        ConfigError: Two organizations share an id, a slug, a project or a bucket.
+        ConfigError: Two organizations share an id, a slug, a project, a bucket or an API key.
     """
     known = list(organizations)
     for position, one in enumerate(known):
@@ -105,6 +108,8 @@ def check_together(organizations: Iterable[Organization]) -> None:
                 )
             _keep_buckets_apart(one, other)
             _keep_buckets_apart(other, one)
+    if same := same_key([served for one in known for served in one.export_keys]):
+        raise ConfigError(same)
 
 
 def _keep_buckets_apart(one: Organization, other: Organization) -> None:
