@@ -19,6 +19,7 @@ from amp_pipeline.run import OpenStore, OrganizationRun, ProjectRun
 from amp_pipeline.stages.traces import Kind, traces
 from amp_pipeline.storage.objects import ObjectStore
 from amp_pipeline.storage.urls import open_store
+from amp_pipeline.workspace.dashboard import DashboardStore
 from amp_pipeline.workspace.store import DeliveryStore
 from amp_pipeline.workspace.suppressions import DeletionReceipt, Rewritten, SuppressionStore
 
@@ -98,6 +99,8 @@ class UserDeletion:
                     one.raw.without_deleted(hour, record)
                 if hour in concerned.events:
                     one.deduped.without_deleted(hour)
+                if why := self._drop_pulled(one, hour):
+                    failed[hour] = why
             except AmpError as error:
                 failed[hour] = str(error)
         for hour in sorted(self._reached(run.merged_workspace.hours("pairs"))):
@@ -106,6 +109,33 @@ class UserDeletion:
             except AmpError as error:
                 failed[hour] = str(error)
         return failed
+
+    def clean_dashboard(self) -> list[str]:
+        """Take the users out of the members of cohorts in all snapshots; return what could not be cleaned, and why."""
+        run = self._run()
+        try:
+            DashboardStore(run.workspace, self._organization.id, self._project.id).forget()
+        except AmpError as error:
+            return [f"snapshots of the dashboard may hold users: {error}"]
+        return []
+
+    def _drop_pulled(self, one: ProjectRun, hour: Hour) -> str:
+        """Remove what was pulled of an hour where the users are in it; return why that can't be done, "" where it can.
+
+        Its deduplicated events stay, so they have to be there, and made of all of it.
+        """
+        raw, record = one.workspace.raw(hour), one.workspace.deduped(hour)
+        if raw is None or not one.raw.pulled_objects(hour):
+            return ""
+        # One that is gone with objects still there is one whose removal was killed.
+        stands = record is not None and one.raw.is_current(hour) and not one.deduped.is_stale(hour, record)
+        if not stands and not one.raw.is_gone(hour, raw):
+            here = one.raw.suppressed.at(hour)
+            names = one.raw.pulled_objects(hour)
+            found = any(traces(one.raw.source, name, "events", here) for name in names)
+            return "what was pulled of it is not deduplicated yet; run the hour, and this command again" * found
+        one.raw.drop_deleted(hour, raw)
+        return ""
 
     def to_deliver(self) -> dict[str, dict[str, list[Hour]]]:
         """Return the hours that were delivered, but not as they are on record now: by project and delivery.
@@ -205,6 +235,8 @@ class UserDeletion:
                 for info in run.workspace.find(workspace.path(folder, hour)):
                     if info.name.endswith(".gz"):
                         yield run.workspace, info.name, kind
+        for name in one.raw.pulled_objects(hour):
+            yield one.raw.source, name, "events"
         for project in run.projects.values():
             for delivery in project.project.deliveries:
                 archive = project.archive(delivery)

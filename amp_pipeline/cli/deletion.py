@@ -97,6 +97,7 @@ def _delete(organization: Organization, project: Project, suppression: Suppressi
         deletion.store.put_receipt(deletion.receipt(found, ["not finished"], _now(), __version__))
         failed = deletion.clean(found, _progress("cleaned in the workspace"))
         left = [f"hour {hour}: {why}" for hour, why in sorted(failed.items())]
+        left += deletion.clean_dashboard()
         to_deliver = deletion.to_deliver()
         for other in organization.projects:
             mine = other is project

@@ -183,7 +183,7 @@ class DashboardStore:
             taken_at: When they were asked for, aware.
             frame: Its members.
         """
-        kept = dashboard.without(frame, self._suppressed.user_ids, self._suppressed.amplitude_ids)
+        kept = self._without_deleted(frame)
         return MembersRecord(file=self._put_members(cohort_id, kept), version=version, taken_at=taken_at.isoformat())
 
     def save(
@@ -259,7 +259,7 @@ class DashboardStore:
                 if one.file.name in cleaned:
                     continue
                 frame = _read(self._store, one.file, dashboard.MEMBERS)
-                kept = dashboard.without(frame, self._suppressed.user_ids, self._suppressed.amplitude_ids)
+                kept = self._without_deleted(frame)
                 cleaned[one.file.name] = one.file if kept.height == frame.height else self._put_members(cohort, kept)
                 gone += frame.height - kept.height
             members = {
@@ -270,7 +270,11 @@ class DashboardStore:
                 digests = {name: file.sha256 for name, file in record.frames.items()}
                 content = _content(digests, members, record.not_available)
                 self._put_record(stamp, msgspec.structs.replace(record, members=members, content=content))
-        self._remove_members(at_once={name for name, file in cleaned.items() if file.name != name})
+        named = self._named()
+        for info in self._store.find(f"{self._folder}/members/"):
+            # Replaced just now, or by who was killed, or written by a run that has not saved its snapshot yet.
+            if info.name not in named and self._holds_deleted(info.name):
+                self._store.delete(info.name)
         return gone
 
     @cached_property
@@ -326,16 +330,29 @@ class DashboardStore:
         self._remove_members()
         return len(old)
 
-    def _remove_members(self, at_once: set[str] | frozenset[str] = frozenset()) -> None:
-        named = {
-            one.file.name
-            for stamp in self.stamps()
-            if (record := self._record(stamp)) is not None
-            for one in record.members.values()
-        }
+    def _remove_members(self) -> None:
+        named = self._named()
         for info in self._store.find(f"{self._folder}/members/"):
-            if info.name not in named and (info.name in at_once or self._is_left(info.name)):
+            if info.name not in named and self._is_left(info.name):
                 self._store.delete(info.name)
+
+    def _named(self) -> set[str]:
+        """Return the files of members that any snapshot has."""
+        records = (self._record(stamp) for stamp in self.stamps())
+        return {one.file.name for record in records if record is not None for one in record.members.values()}
+
+    def _holds_deleted(self, name: str) -> bool:
+        """Tell whether a file of members has deleted users; one that can't be read may have."""
+        try:
+            frame = pl.read_parquet(io.BytesIO(self._store.get(name)))
+        except ObjectNotFoundError:
+            return False
+        except (pl.exceptions.PolarsError, OSError):
+            return True
+        return self._without_deleted(frame).height < frame.height
+
+    def _without_deleted(self, frame: pl.DataFrame) -> pl.DataFrame:
+        return dashboard.without(frame, self._suppressed.user_ids, self._suppressed.amplitude_ids)
 
     def _is_left(self, name: str) -> bool:
         return (self._store.age(name) or 0) > _YOUNG_SECONDS

@@ -1,0 +1,42 @@
+"""The command that takes a snapshot of what Amplitude's dashboard knows."""
+
+from datetime import UTC, datetime
+
+import click
+
+from amp_pipeline import __version__
+from amp_pipeline.cli.asking import chosen, says_what_is_wrong
+from amp_pipeline.core.errors import ConfigError
+from amp_pipeline.dashboard import is_taken, take
+from amp_pipeline.storage.urls import open_store
+
+
+@click.command()
+@click.option("--project", "slug", help="The project's slug; all projects with a dashboard if not given.")
+@says_what_is_wrong
+def dashboard(slug: str | None) -> None:
+    """Take cohorts with their members, event types and categories from Amplitude, now.
+
+    Dagster does the same once a day. A snapshot that is the same as the last is not kept twice.
+    """
+    found = [(organization, project) for organization, project in chosen(slug) if slug or is_taken(project)]
+    if not found:
+        raise ConfigError("no project has a dashboard; write `dashboard: {}` in one whose source is amplitude_export")
+    for organization, project in found:
+        taken = take(
+            organization,
+            project,
+            open_store(organization.workspace, organization.s3),
+            datetime.now(UTC),
+            run="amp-pipeline dashboard",
+            version=__version__,
+            tell=lambda line: click.echo(f"  {line}"),
+        )
+        click.echo(
+            f"{project.slug}: {taken.cohorts:,} cohorts with {taken.members:,} members, {taken.event_types:,} event "
+            f"types, {taken.categories:,} categories"
+        )
+        if taken.unread:
+            click.echo(f"  {taken.unread:,} entries had no name or id and were left out")
+        if not taken.is_new:
+            click.echo(f"  the same as the snapshot of {taken.snapshot.record.at}, which stands")
