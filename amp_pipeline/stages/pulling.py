@@ -17,7 +17,7 @@ from amp_pipeline.core.errors import AmpError, LandingError
 from amp_pipeline.core.export_api import halves, together
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.layout import ArchiveNames
-from amp_pipeline.core.lines import left_out, split
+from amp_pipeline.core.lines import Block, left_out, split
 from amp_pipeline.source_settings import AmplitudeExport
 from amp_pipeline.sources.amplitude_export import S3_EXPORT, Answer, ExportApi, File, TooLargeError, lines_of
 from amp_pipeline.sources.amplitude_http import SourceError
@@ -117,6 +117,24 @@ class Pulling:
         self._pull(hours)
         if hour in self._failed:
             raise self._failed[hour]
+        return True
+
+    def objects(self, hour: Hour) -> list[str]:
+        """Return the names of all objects of an hour, of one that was not pulled whole as well."""
+        return sorted(self._there(hour))
+
+    def drop(self, hour: Hour, concerns: Callable[[Block], bool]) -> bool:
+        """Remove what was pulled of an hour where something ``concerns`` whoever asks; tell whether that was done.
+
+        The receipt goes first: without it the hour counts as not landed, whenever this is killed.
+        """
+        names = self.objects(hour)
+        if not any(concerns(block) for name in names for block in split(codec.unpack(self._store.chunks(name), name))):
+            return False
+        self._store.delete(self.receipt_name(hour))
+        self._pulled.pop(hour, None)
+        for name in names:
+            self._store.delete(name)
         return True
 
     def _is_there(self, hour: Hour) -> bool:

@@ -109,6 +109,28 @@ class RawEvents:
         if self._pulling is not None:
             self._pulling.expect(hours)
 
+    def drop_deleted(self, hour: Hour, record: RawRecord) -> bool:
+        """Remove what was pulled of a recorded hour where deleted users are in it; tell whether that was done.
+
+        The hour then stands as it is on record, as one does whose landing is gone.
+        """
+        if self._pulling is None:
+            return False
+        here = self.suppressed.at(min([hour, *map(Hour.parse, record.strays_out)]))
+
+        def concerns(block: Block) -> bool:
+            bad = record.quarantined and any(here.of_bad_line(line) is not None for line in block.lines)
+            return bool(bad or here.find(block))
+
+        dropped = bool(here) and self._pulling.drop(hour, concerns)
+        if dropped:
+            self._forget_landing()
+        return dropped
+
+    def pulled_objects(self, hour: Hour) -> list[str]:
+        """Return the names of what was pulled of an hour, in :attr:`source`; none where the landing is not ours."""
+        return self._pulling.objects(hour) if self._pulling is not None else []
+
     def is_complete(self, hour: Hour) -> bool:
         """Tell whether the source says that the hour is complete; always where it has no markers."""
         return self._markers is None or bool(self._markers.objects(hour))
@@ -178,9 +200,12 @@ class RawEvents:
         if self._pulling is None or not self._pulling.pull(hour, again=again):
             return False
         # Neighbours came with it.
+        self._forget_landing()
+        return True
+
+    def _forget_landing(self) -> None:
         for listing in filter(None, (self._listing, self._markers)):
             listing.forget()
-        return True
 
     def is_current(self, hour: Hour) -> bool:
         """Tell whether the landing has what is on record of ``hour``, or has nothing of it any more.

@@ -1,4 +1,5 @@
 import gzip
+import json
 import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -10,13 +11,17 @@ import pytest
 from amp_pipeline.config import Organization
 from amp_pipeline.core.errors import AmpError, LandingError
 from amp_pipeline.core.hours import Hour, between
+from amp_pipeline.deletion import UserDeletion
 from amp_pipeline.run import OrganizationRun, ProjectRun
 from amp_pipeline.sources import amplitude_http
 from amp_pipeline.sources.amplitude_http import SourceError
+from amp_pipeline.storage.urls import open_store
 from amp_pipeline.workspace.pulls import TroubleStore
 from amp_pipeline.workspace.records import RawRecord
 from amp_pipeline_tests.builders import FIRST_HOUR, HOUR_US, event
 from amp_pipeline_tests.export_stand_in import KEYS, Packed, StandIn, stand_in
+from amp_pipeline_tests.laws.deleting import USER, ask, traces
+from amp_pipeline_tests.laws.driver import run
 
 DAY = [FIRST_HOUR + number for number in range(24)]
 LATER = (FIRST_HOUR + 48).start
@@ -330,3 +335,40 @@ def test_landing_error_names_when(trial: Trial):
     trial.now = datetime(2024, 5, 6, 1, tzinfo=UTC)
     with pytest.raises(LandingError):
         trial.run().raw.land(DAY[0])
+
+
+def test_deleting_a_user_removes_what_was_pulled_of_their_hours(trial: Trial, server: StandIn):
+    full(server)
+    at_three = (3 * HOUR_US) + 50
+    users = [line(DAY[3]), event(at_three, uuid="u", user_id=USER), b"no event, but by " + json.dumps(USER).encode()]
+    server.hours[DAY[3]] = [Packed(name(DAY[3]), packed(*users))]
+    server.hours[DAY[8]] = [Packed(name(DAY[8]), packed(line(DAY[8]), users[2]))]
+    assert run(trial.organization, DAY, open_store) == {}
+    suppression = ask(trial.organization, open_store, user_ids=[USER])
+    deletion = UserDeletion(trial.organization, trial.organization.projects[0], suppression)
+    concerned = deletion.search(lambda *_: None)
+    assert deletion.clean(concerned, lambda *_: None) == {}
+    assert not trial.run().raw.pulled_objects(DAY[3])
+    assert not trial.run().raw.pulled_objects(DAY[8])
+    assert trial.run().raw.pulled_objects(DAY[4])
+    # They stand as they are on record, without anything being asked for.
+    asked = len(server.asked)
+    assert run(trial.organization, DAY, open_store) == {}
+    assert traces(trial.organization, open_store, USER) == []
+    assert deletion.left(DAY) == []
+    assert len(server.asked) == asked
+    record = OrganizationRun(trial.organization).projects["shop"].workspace.deduped(DAY[3])
+    assert record is not None
+    assert (record.landed, record.rows, record.deleted) == (3, 1, 1)
+
+
+def test_what_is_not_deduplicated_yet_is_not_removed_but_named(trial: Trial, server: StandIn):
+    server.hours[DAY[3]] = [Packed(name(DAY[3]), packed(event(3 * HOUR_US, uuid="u", user_id=USER)))]
+    trial.counts()
+    suppression = ask(trial.organization, open_store, user_ids=[USER])
+    deletion = UserDeletion(trial.organization, trial.organization.projects[0], suppression)
+    failed = deletion.clean(deletion.search(lambda *_: None), lambda *_: None)
+    assert failed == {DAY[3]: "what was pulled of it is not deduplicated yet; run the hour, and this command again"}
+    assert run(trial.organization, DAY[3:4], open_store) == {}
+    assert deletion.clean(deletion.search(lambda *_: None), lambda *_: None) == {}
+    assert traces(trial.organization, open_store, USER) == []
