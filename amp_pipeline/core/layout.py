@@ -203,6 +203,22 @@ class ArchiveNames:
         """Return the name of the object that is there while a run writes the hour, and says which."""
         return f"{OWN_FOLDER}/{self.project}/{self.delivery}/{hour.day}/{hour.of_day:02d}.claim"
 
+    def event_table(self, hour: Hour) -> str:
+        """Return the name of the hour's rows of the table ``event``."""
+        return f"tables/{self.project}/event/date={hour.day}/hour={hour.of_day:02d}/event.parquet"
+
+    def table(self, name: str) -> str:
+        """Return the name of a table that is one object."""
+        return f"tables/{self.project}/{name}.parquet"
+
+    def event_table_claim(self, hour: Hour) -> str:
+        """Return the name of the object that is there while a run writes the hour's rows of the table ``event``."""
+        return f"{OWN_FOLDER}/{self.project}/{self.delivery}/{hour.day}/{hour.of_day:02d}.tables.claim"
+
+    def tables_claim(self) -> str:
+        """Return the name of the object that is there while a run writes tables that are one object."""
+        return f"{OWN_FOLDER}/{self.project}/{self.delivery}/tables.claim"
+
     def hour_ends(self, hour: Hour) -> list[str]:
         """Return the names of what says that the hour is final, in the order of taking away.
 

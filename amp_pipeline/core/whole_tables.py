@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple
 
 import polars as pl
 
@@ -11,28 +11,14 @@ from amp_pipeline.core.tables import COHORT, EVENT_CATEGORY, EVENT_TYPE, TABLES,
 from amp_pipeline.core.user_keys import user_key
 
 
-class Dashboard(Protocol):
+class Dashboard(NamedTuple):
     """What the dashboard knew of a project at one time: frames as :mod:`amp_pipeline.core.dashboard` has them."""
 
-    @property
-    def cohorts(self) -> pl.DataFrame:
-        """Cohorts."""
-        ...
-
-    @property
-    def members(self) -> pl.DataFrame:
-        """Their members."""
-        ...
-
-    @property
-    def event_types(self) -> pl.DataFrame:
-        """Event types."""
-        ...
-
-    @property
-    def categories(self) -> pl.DataFrame:
-        """Categories of event types."""
-        ...
+    cohorts: pl.DataFrame
+    members: pl.DataFrame
+    """Of all cohorts."""
+    event_types: pl.DataFrame
+    categories: pl.DataFrame
 
 
 def whole_tables(summed: Summary, dashboard: Dashboard | None) -> dict[Name, pl.DataFrame]:
