@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from amp_pipeline import config_files
 from amp_pipeline.alert_settings import Recipients, told
 from amp_pipeline.config import Delivery, Organization
 from amp_pipeline.config_files import COMPONENT, check_together, read
@@ -328,6 +329,39 @@ def test_organizations_that_share_a_name_are_refused(tmp_path: Path, changes: di
         changes = {"projects": [project(tmp_path / "other", *one[1:]) for one in changes["projects"]]}
     with pytest.raises(ConfigError, match=message):
         check_together([*described(tmp_path, good(tmp_path)), other(tmp_path, **changes)])
+
+
+SERVED = {"api_key": "key-of-readers", "secret_key": "secret-of-readers"}
+
+
+def test_two_deliveries_with_one_key_are_refused(tmp_path: Path):
+    shop = project(tmp_path, 7, "shop")
+    first = shop["deliveries"][0]
+    shop["deliveries"] = [
+        {**first, "export_api": SERVED},
+        {**first, "name": "other", "url": str(tmp_path / "others"), "export_api": {**SERVED, "secret_key": "another"}},
+    ]
+    message = spoiled(tmp_path, "projects", [shop])
+    assert f"shop.{first['name']} and shop.other have the same api_key in export_api" in message
+    assert SERVED["api_key"] not in message
+
+
+def test_two_organizations_with_one_key_are_refused(tmp_path: Path):
+    shop, blog = project(tmp_path, 7, "shop"), project(tmp_path / "other", 9, "blog")
+    for one in (shop, blog):
+        one["deliveries"][0]["export_api"] = SERVED
+    acme = described(tmp_path, {**good(tmp_path), "projects": [shop]})
+    with pytest.raises(ConfigError, match="have the same api_key in export_api"):
+        check_together([*acme, other(tmp_path, projects=[blog])])
+
+
+def test_filters_are_looked_at_unless_nothing_is_done_with_them(tmp_path: Path):
+    shop = project(tmp_path, 7, "shop")
+    shop["deliveries"][0]["filter"] = "no SQL at all ("
+    attributes = {**good(tmp_path), "projects": [shop]}
+    assert config_files.organization(attributes, tmp_path / "defs.yaml", filters=False)
+    with pytest.raises(ConfigError, match="is no SQL condition"):
+        config_files.organization(attributes, tmp_path / "defs.yaml")
 
 
 @pytest.mark.parametrize("bucket", ["out/shop", "out/shop/below", "out"])

@@ -59,7 +59,7 @@ def export(
                 lambda: datetime.now(UTC).date(),
             ),
         )
-        for organization, project in chosen(slug)
+        for organization, project in chosen(slug, filters=False)
         for delivery in project.deliveries
         if delivery.export_api is not None and name in (None, delivery.name)
     ]

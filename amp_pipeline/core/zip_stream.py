@@ -13,7 +13,7 @@ make the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from struct import pack
 from typing import Any, NamedTuple
 
@@ -27,6 +27,8 @@ BLOCK_BYTES = 0xFFFF
 
 LARGE = 0xFFFFFFFF
 """From here on numbers are written as ZIP64 has them."""
+
+_PIECE_BYTES = 64 << 10
 
 _MANY = 0xFFFF
 _PLAIN, _ZIP64 = 20, 45
@@ -85,6 +87,8 @@ def pieces(
 ) -> Generator[bytes, None, None]:
     """Yield the bytes of a zip: a folder, the members with what is in them, the directory.
 
+    Pieces are of :data:`_PIECE_BYTES` or as long as the members' own; the first has bytes of the first member.
+
     Args:
         folder: Name of the folder that comes first, without a slash.
         members: Each member and its bytes, in pieces of any size. Whatever they raise leaves a zip without end.
@@ -93,6 +97,19 @@ def pieces(
     Raises:
         WrongLengthError: A member's bytes are not as many as it says.
     """
+    gathered: list[bytes] = []
+    held = 0
+    for piece in _bits(folder, members, large):
+        gathered.append(piece)
+        held += len(piece)
+        if held >= _PIECE_BYTES:
+            yield b"".join(gathered)
+            gathered, held = [], 0
+    yield b"".join(gathered)
+
+
+def _bits(folder: str, members: Iterable[tuple[Member, Iterable[bytes]]], large: int) -> Iterator[bytes]:
+    """Yield headers and what belongs between them."""
     head = _Entry(f"{folder}/".encode("ascii"), _STORED, 0, 0, 0, 0, _FOLDER)
     entries = [head]
     begin = _before(head, large)

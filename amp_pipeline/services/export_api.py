@@ -222,10 +222,10 @@ class ExportApi:
                 )
                 request.sent += len(piece)
                 piece = await coming
-            if gone.done():
-                request.why = "the client has gone"
-            else:
+            if piece is None:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
+            else:
+                request.why = "the client has gone"
         except (ChangedError, StoreError) as error:
             if not request.status:
                 raise _unreadable(error) from None
