@@ -81,7 +81,7 @@ class Reconcile(_Model):
         ge=0,
         le=366,
         description="How many days are looked at each time; 0 for none. Every line of them is read and delivered to "
-        "scratch space.",
+        "scratch space. Where hours are pulled from an API, they are asked for again first.",
     )
     at: TimeOfDayField = Field(default="03:30", description="When, each day, UTC.")
 

@@ -90,8 +90,12 @@ def reconcile(
     """
     looked = tuple(one for one in project.deliveries if deliveries is None or one.name in deliveries)
     narrowed = project.model_copy(update={"deliveries": looked})
-    for _, day in groupby(hours, key=lambda hour: hour.date):
-        found = list(_Day(organization, narrowed, now, open_store).look(list(day)))
+    for _, day_hours in groupby(hours, key=lambda hour: hour.date):
+        day = list(day_hours)
+        # What is new is late data. A source that does not answer is told of by the sensor that asks for hours.
+        run = OrganizationRun(organization, open_store, now=lambda: now)
+        run.projects[project.slug].raw.pull_again(day)
+        found = list(_Day(organization, narrowed, now, open_store).look(day))
         mark(organization, project, open_store, found)
         yield from found
 

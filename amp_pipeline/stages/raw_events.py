@@ -109,6 +109,23 @@ class RawEvents:
         if self._pulling is not None:
             self._pulling.expect(hours)
 
+    def pull_again(self, hours: Iterable[Hour]) -> list[AmpError]:
+        """Ask an API again for those of ``hours`` that were pulled, and add what is new; return what went wrong.
+
+        What was removed for the sake of deleted users stays away.
+        """
+        if self._pulling is None:
+            return []
+        pulled = [hour for hour in hours if self._pulling.is_pulled(hour)]
+        self._pulling.expect(pulled)
+        failed: list[AmpError] = []
+        for hour in pulled:
+            try:
+                self._pull(hour, again=True)
+            except AmpError as error:
+                failed.append(error)
+        return failed
+
     def drop_deleted(self, hour: Hour, record: RawRecord) -> bool:
         """Remove what was pulled of a recorded hour where deleted users are in it; tell whether that was done.
 

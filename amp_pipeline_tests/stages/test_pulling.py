@@ -12,6 +12,7 @@ from amp_pipeline.config import Organization
 from amp_pipeline.core.errors import AmpError, LandingError
 from amp_pipeline.core.hours import Hour, between
 from amp_pipeline.deletion import UserDeletion
+from amp_pipeline.reconciliation import recent_hours, reconcile
 from amp_pipeline.run import OrganizationRun, ProjectRun
 from amp_pipeline.sources import amplitude_http
 from amp_pipeline.sources.amplitude_http import SourceError
@@ -372,3 +373,17 @@ def test_what_is_not_deduplicated_yet_is_not_removed_but_named(trial: Trial, ser
     assert run(trial.organization, DAY[3:4], open_store) == {}
     assert deletion.clean(deletion.search(lambda *_: None), lambda *_: None) == {}
     assert traces(trial.organization, open_store, USER) == []
+
+
+def test_reconciliation_asks_for_the_last_days_again(trial: Trial, server: StandIn):
+    full(server)
+    assert run(trial.organization, DAY, open_store) == {}
+    server.hours[DAY[20]].append(Packed(name(DAY[20], 1), packed(line(DAY[20], 77))))
+    server.asked.clear()
+    (project,) = trial.organization.projects
+    hours = recent_hours(project, LATER)
+    found = {one.hour: one.state for one in reconcile(trial.organization, project, hours, LATER)}
+    assert server.asked[0] == (DAY[0], DAY[23])
+    assert [found[hour] for hour in DAY[:20]] == ["agrees"] * 20
+    assert not [hour for hour in hours if found[hour] == "wrong"]
+    assert trial.counts(DAY[20:21]) == [4]
