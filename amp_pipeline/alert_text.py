@@ -41,6 +41,11 @@ _TITLES = {
     ("late data", "changed"): "changes many hours that were delivered",
     ("late data", "reminder"): "still changes many hours that were delivered",
     ("late data", "recovered"): "has been delivered with the hours that it changed",
+    ("dashboard", "first"): "could not be taken",
+    ("dashboard", "again"): "could not be taken again",
+    ("dashboard", "changed"): "could not be taken, now for another reason",
+    ("dashboard", "reminder"): "still can't be taken",
+    ("dashboard", "recovered"): "was taken again",
 }
 
 

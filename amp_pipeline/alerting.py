@@ -25,7 +25,7 @@ _LONGEST_WHAT = 500
 LANDING, LATE_DATA = "landing", "late data"
 """What of a project an alert may be about, beside its assets."""
 
-_SURE = ("watch", "audit", "late data")
+_SURE = ("watch", "audit", "late data", "dashboard")
 """What was seen from there was seen more than once already."""
 
 
@@ -59,7 +59,8 @@ class Subject:
     what: str = ""
     """The asset, where it is no delivery; ``landing`` or ``late data`` of a project; ``workspace``; ``dagster``."""
     audited: bool = False
-    """Whether it is about what an audit finds in a delivery, which has nothing to do with its bucket being reached."""
+    """Whether it is about what an audit finds in a delivery, which has nothing to do with its bucket being reached; or
+    about a dashboard. Either is looked at elsewhere, so trying buckets says nothing of it."""
 
     @property
     def key(self) -> str:
@@ -107,6 +108,13 @@ def deliveries(organization: Organization) -> Iterator[Subject]:
         for delivery in project.deliveries:
             if delivery.enabled:
                 yield Subject(organization, project, delivery)
+
+
+def dashboards(organization: Organization) -> Iterator[Subject]:
+    """Yield the dashboards that are taken; what goes wrong with them is told by the run that takes them."""
+    for project in organization.projects:
+        if project.dashboard is not None:
+            yield Subject(organization, project, what="dashboard", audited=True)
 
 
 def anybody_is_told(organization: Organization) -> bool:

@@ -23,15 +23,15 @@ MOST_FAILED_HOURS = 1000
 """Failed hours that a state names; an outage of six weeks."""
 
 MessageKind = Literal["first", "again", "changed", "reminder", "recovered"]
-Source = Literal["access", "run", "watch", "audit", "late data"]
+Source = Literal["access", "run", "watch", "audit", "late data", "dashboard"]
 
 
 class Trouble(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What goes wrong, in the words that people are told."""
 
     source: Source
-    """A store that can't be reached, hours that failed in a run, Dagster itself, hours that an audit found wrong, or a
-    flood of late data."""
+    """A store that can't be reached, hours that failed in a run, Dagster itself, hours that an audit found wrong, a
+    flood of late data, or a dashboard that could not be taken."""
     kind: str
     """What makes it another problem than one with the same source."""
     summary: str

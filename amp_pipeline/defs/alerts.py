@@ -14,7 +14,17 @@ import dagster as dg
 import msgspec
 from dagster import AssetRecordsFilter
 
-from amp_pipeline.alerting import Alerting, Memory, Send, Subject, anybody_is_told, deliveries, failed_hour, trouble_of
+from amp_pipeline.alerting import (
+    Alerting,
+    Memory,
+    Send,
+    Subject,
+    anybody_is_told,
+    dashboards,
+    deliveries,
+    failed_hour,
+    trouble_of,
+)
 from amp_pipeline.buckets import S3
 from amp_pipeline.config import Organization
 from amp_pipeline.core.access import Outcome
@@ -113,7 +123,7 @@ def _access_alerts(
     def access_alerts(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         workspace = Subject(organization, what="workspace")
         buckets = list(deliveries(organization))
-        audits = [replace(one, audited=True) for one in buckets]
+        audits = [*(replace(one, audited=True) for one in buckets), *dashboards(organization)]
         outcomes = _tried_all(organization, [workspace, *buckets], probe)
         kept = Kept(context.cursor)
 

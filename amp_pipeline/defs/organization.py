@@ -14,6 +14,7 @@ from amp_pipeline.alerting import Subject, deliveries
 from amp_pipeline.core.errors import ConfigError
 from amp_pipeline.defs.alerts import alert_sensors, bucket_checks
 from amp_pipeline.defs.assets import organization_assets
+from amp_pipeline.defs.dashboard import dashboard_assets, dashboard_schedules
 from amp_pipeline.defs.dead_runs import dead_runs_sensor
 from amp_pipeline.defs.hour_sensor import hour_sensors
 from amp_pipeline.defs.reconciliation import reconciliation_checks, reconciliation_schedules
@@ -98,8 +99,9 @@ class Organization(dg.Component):
                 raise ConfigError(f"alerts of {self.organization.slug}: {error}") from None
         assets = organization_assets(self.organization)
         sensors, jobs = hour_sensors(self.organization, assets)
+        dashboards = dashboard_assets(self.organization)
         return dg.Definitions(
-            assets=assets,
+            assets=[*assets, *dashboards],
             jobs=jobs,
             asset_checks=[
                 *bucket_checks(self.organization),
@@ -109,7 +111,11 @@ class Organization(dg.Component):
             sensors=[
                 *sensors,
                 *alert_sensors(self.organization),
-                dead_runs_sensor(self.organization, assets),
+                dead_runs_sensor(self.organization, [*assets, *dashboards]),
             ],
-            schedules=[*reconciliation_schedules(self.organization), retention_schedule(self.organization)],
+            schedules=[
+                *reconciliation_schedules(self.organization),
+                *dashboard_schedules(self.organization),
+                retention_schedule(self.organization),
+            ],
         )
