@@ -1,4 +1,4 @@
-"""A proxy before an S3 server that spoils requests: what networks and busy servers do."""
+"""A proxy before a server, of S3 mostly, that spoils requests: what networks and busy servers do."""
 
 import http.client
 import http.server
@@ -17,7 +17,8 @@ from amp_pipeline_tests.servers import Server
 Fault = Callable[[str, str, int], str]
 """From method, path and number of requests before to what happens to a request.
 
-"" nothing; "500" and "503" are answered; "reset" closes the connection before, "lost" after the server has done it;
+"" nothing; "500", "503" and other statuses are answered; "reset" closes the connection before, "lost" after the server
+has done it; 
 "half" gives half of the answer; "other" gives one with another last byte; "stall" gives none for three seconds.
 """
 
@@ -67,6 +68,9 @@ class _Handler(Handler):
         if fault in _CODES:
             text = f"<Error><Code>{_CODES[fault]}</Code><Message>Try again.</Message></Error>"
             self._answer(int(fault), [], text.encode())
+            return
+        if fault.isdigit():
+            self._answer(int(fault), [("Retry-After", "0")] * (fault == "429"), b"Spoilt.")
             return
         if fault == "stall":
             time.sleep(_STALL_SECONDS)
