@@ -19,6 +19,8 @@ from amp_pipeline.workspace.ledger import Schedule
 from amp_pipeline.workspace.records import DedupedRecord, MergedRecord
 
 RAW_EVENTS, DEDUPED_EVENTS, MERGED_IDS = "raw_events", "deduped_events", "merged_ids"
+TABLES = "/tables"
+"""Behind the name of a delivery: its tables."""
 
 LATE_DATA = "late data"
 AUDIT = "an audit found it wrong"
@@ -29,7 +31,7 @@ class Needs(NamedTuple):
 
     why: str = ""
     what: tuple[str, ...] = ()
-    """Assets that have to run: raw_events, deduped_events, merged_ids, names of deliveries."""
+    """Assets that have to run: raw_events, deduped_events, merged_ids, names of deliveries, and of their tables."""
     waiting: tuple[str, ...] = ()
     """Deliveries that would have to, but whose bucket can't be reached."""
 
@@ -60,13 +62,17 @@ class Judge:
         self._deliveries = [
             (delivery, self._one.archive(delivery)) for delivery in self._one.project.deliveries if delivery.enabled
         ]
+        self._tables = {one.name: self._one.tables(one) for one, _ in self._deliveries if one.tables}
         organization, project = run.organization, self._one.project
         # Only assets with the same hours can be in one run.
         self._in_one_run = (project.first_hour, project.last_hour) == (organization.first_hour, organization.last_hour)
         self._merges = any(MERGED_IDS in delivery.what for delivery, _ in self._deliveries)
         self._lists_merges = True
         self._settings = [
-            (delivery.name, archive.settings, delivery.first_hour and delivery.first_hour.key, self._left_out(delivery))
+            (
+                *(delivery.name, archive.settings, delivery.first_hour and delivery.first_hour.key),
+                *(self._left_out(delivery), *([TABLES] if delivery.tables else [])),
+            )
             for delivery, archive in self._deliveries
         ]
 
@@ -118,8 +124,14 @@ class Judge:
             for delivery, archive in self._deliveries
             if (why := self._why(archive, delivery, hour, record))
         }
+        tables = [name for name in self._tables if name not in left and self._lacks(name, hour)]
         why = next((why for why in left.values() if why != FIRST), FIRST)
-        return self._with_held(why, (), list(left)) if left else Needs()
+        return self._with_held(why, (), list(left), tables) if left or tables else Needs()
+
+    def _lacks(self, delivery: str, hour: Hour) -> bool:
+        """Tell whether the tables of a delivery lack an hour that was delivered."""
+        tables = self._tables[delivery]
+        return tables.records.state(hour) is not None and not tables.is_current(hour)
 
     def _is_outdated(self, hour: Hour, merged: MergedRecord) -> bool:
         if self.landed_merges(hour) is None:
@@ -172,9 +184,13 @@ class Judge:
         schedule = self._schedules.get(delivery.name, Schedule())
         return (first is None or first <= hour) and not schedule.leaves_out(hour)
 
-    def _with_held(self, why: str, what: tuple[str, ...], deliveries: Sequence[str]) -> Needs:
-        reached = tuple(name for name in deliveries if name not in self._unreachable)
-        return Needs(why, (*what, *reached), tuple(name for name in deliveries if name in self._unreachable))
+    def _with_held(
+        self, why: str, what: tuple[str, ...], deliveries: Sequence[str], tables: Sequence[str] = ()
+    ) -> Needs:
+        """Return what is needed; whatever is delivered has its tables written too."""
+        every = [*deliveries, *[name + TABLES for name in (*tables, *deliveries) if name in self._tables]]
+        reached = tuple(name for name in every if name.removesuffix(TABLES) not in self._unreachable)
+        return Needs(why, (*what, *reached), tuple(name for name in every if name not in reached))
 
     def _left_out(self, delivery: Delivery) -> list[tuple[str, str]]:
         return list(self._schedules.get(delivery.name, Schedule()).missed)

@@ -16,6 +16,7 @@ from amp_pipeline.config import Delivery, Organization, Project
 from amp_pipeline.core.errors import AmpError, DeliveryError
 from amp_pipeline.core.hours import Hour, between
 from amp_pipeline.destinations.archive import Archive, By, Receipt
+from amp_pipeline.destinations.tables import Tables
 from amp_pipeline.fields import S3_SCHEME
 from amp_pipeline.source_settings import AmplitudeExport
 from amp_pipeline.sources.amplitude_export import ExportApi
@@ -87,6 +88,12 @@ class ProjectRun:
         store = self._of.open_store(delivery.url, organization.s3_of(delivery))
         return Archive(organization, self.project, delivery, self._of.workspace, store)
 
+    def tables(self, delivery: Delivery) -> Tables:
+        """Return the tables of a delivery."""
+        organization = self._of.organization
+        store = self._of.open_store(delivery.url, organization.s3_of(delivery))
+        return Tables(organization, self.project, delivery, self._of.workspace, store)
+
     def deliver(self, archive: Archive, delivery: Delivery, hour: Hour, by: By, *, force: bool = False) -> Receipt:
         """Deliver ``hour`` as it is on record.
 
@@ -151,6 +158,8 @@ class ProjectRun:
             state = archive.state.state(hour)
             if state is None or state.fingerprint != archive.fingerprint(record, merged):
                 return f"not delivered to {delivery.name} as it is now"
+            if delivery.tables and not self.tables(delivery).is_current(hour):
+                return f"not in the tables of {delivery.name} as it was delivered"
         return ""
 
     def deliveries_of(self, delivery: Delivery) -> DeliveryStore:

@@ -68,7 +68,7 @@ def _raw_events(organization: Organization, project: Project) -> dg.AssetsDefini
         kinds={"json", "polars"},
         metadata={"dagster/column_schema": metadata.COLUMN_SCHEMA, "source": project.source.address},
         description=descriptions.raw_events(project),
-        **_belonging(organization, project),
+        **belonging(organization, project),
     )
 
     @_hourly_asset(spec, project.first_hour, project.last_hour, [checks.landing_is_ready(spec.key)])
@@ -93,7 +93,7 @@ def _deduped_events(organization: Organization, project: Project) -> dg.AssetsDe
         kinds={"json", "gzip", "polars"},
         metadata={"dagster/column_schema": metadata.COLUMN_SCHEMA},
         description=descriptions.deduped_events(project),
-        **_belonging(organization, project),
+        **belonging(organization, project),
     )
 
     @_hourly_asset(
@@ -214,8 +214,7 @@ def _delivery_specs(organization: Organization, project: Project, delivery: Deli
     Dagster 1.13 refuses a backfill of assets that run together where their upstream assets differ: it compares their
     hours by ``!=``, and ``TimeWindowPartitionsSubset``, without ``__ne__``, then compares how they were put together.
     """
-    belonging = _belonging(organization, project)
-    belonging["tags"] = {**belonging["tags"], "delivery": delivery.name}
+    placed = belonging(organization, project, delivery)
     keys = delivery_keys(project, delivery)
     inputs = [deduped_events_key(project), *([merged_ids_key(organization)] if "merged_ids" in keys else [])]
     specs: list[dg.AssetSpec] = []
@@ -227,7 +226,7 @@ def _delivery_specs(organization: Organization, project: Project, delivery: Deli
                 kinds={"json", "gzip"},
                 metadata={"dagster/column_schema": metadata.COLUMN_SCHEMA, "bucket": delivery.url},
                 description=descriptions.archive(project, delivery),
-                **belonging,
+                **placed,
             )
         )
     if "merged_ids" in keys:
@@ -238,7 +237,7 @@ def _delivery_specs(organization: Organization, project: Project, delivery: Deli
                 kinds={"json", "gzip"},
                 metadata={"dagster/column_schema": metadata.MERGED_IDS_SCHEMA, "bucket": delivery.url},
                 description=descriptions.delivered_merged_ids(organization, delivery),
-                **belonging,
+                **placed,
             )
         )
     specs.append(
@@ -248,7 +247,7 @@ def _delivery_specs(organization: Organization, project: Project, delivery: Deli
             kinds={"json"},
             metadata={"bucket": delivery.url},
             description=descriptions.manifest(project, delivery),
-            **belonging,
+            **placed,
         )
     )
     return specs
@@ -266,10 +265,11 @@ def _described(archive: Archive, receipt: Receipt, keys: dict[str, dg.AssetKey])
     return {key: described[noun]() for noun, key in keys.items()}
 
 
-def _belonging(organization: Organization, project: Project) -> dict[str, Any]:
-    """Return what places an asset in the UI."""
+def belonging(organization: Organization, project: Project, delivery: Delivery | None = None) -> dict[str, Any]:
+    """Return what places an asset in the UI: group, owners and tags."""
+    tags = {"organization": str(organization.id), "project": str(project.id)}
     return {
         "group_name": project.slug,
         "owners": list(organization.owners),
-        "tags": {"organization": str(organization.id), "project": str(project.id)},
+        "tags": tags if delivery is None else {**tags, "delivery": delivery.name},
     }

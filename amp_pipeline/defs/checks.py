@@ -81,6 +81,38 @@ def no_hour_is_missing(asset: dg.AssetKey) -> dg.AssetCheckSpec:
     )
 
 
+def rows_match_manifest(asset: dg.AssetKey) -> dg.AssetCheckSpec:
+    """Describe the check that tables hold what was delivered."""
+    return dg.AssetCheckSpec(
+        "rows_match_manifest",
+        asset=asset,
+        blocking=True,
+        description="For each hour of the run, the rows of its file and the events that have the uuid of an earlier "
+        "one of the hour are as many as its manifest says were delivered.",
+    )
+
+
+def keys_are_unique(asset: dg.AssetKey) -> dg.AssetCheckSpec:
+    """Describe the check of the keys of tables."""
+    return dg.AssetCheckSpec(
+        "keys_are_unique",
+        asset=asset,
+        description="No two rows of a table have one key. Of `event`, the hours of the run are held against each other "
+        "and, up to 20 million events, against the dedupe window before them; an event that Amplitude gave a uuid "
+        "twice is named here.",
+    )
+
+
+def joins_hold(asset: dg.AssetKey) -> dg.AssetCheckSpec:
+    """Describe the check of the joins of tables."""
+    return dg.AssetCheckSpec(
+        "joins_hold",
+        asset=asset,
+        description="Each user, group, type, category and cohort that a row names is a row of its table: of `event` "
+        "for the hours of the run, of the other tables for all rows.",
+    )
+
+
 def no_cycles(asset: dg.AssetKey) -> dg.AssetCheckSpec:
     """Describe the check of merged ids."""
     return dg.AssetCheckSpec(

@@ -10,7 +10,7 @@ from itertools import groupby
 
 import dagster as dg
 
-from amp_pipeline.config import Organization, Project
+from amp_pipeline.config import Delivery, Organization, Project
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.defs.assets import (
     HOURS_A_RUN,
@@ -22,6 +22,7 @@ from amp_pipeline.defs.assets import (
 )
 from amp_pipeline.defs.dead_runs import this_process
 from amp_pipeline.defs.hours import failed_hours
+from amp_pipeline.defs.tables import tables_keys
 from amp_pipeline.run import OrganizationRun, Stale
 
 MOST_ROUNDS = 10
@@ -102,7 +103,7 @@ class Delivering:
         for delivery in project.deliveries:
             hours = sorted(deliveries.get(delivery.name, ()))
             for group in _together(hours):
-                bad = self._run_assets(list(delivery_keys(project, delivery).values()), group, force=False)
+                bad = self._run_assets(_delivery_keys(project, delivery), group, force=False)
                 failed |= {hour: f"{delivery.name}: {why}" for hour, why in bad.items()}
                 outcome = f"{len(bad)} failed in some asset" if bad else "delivered"
                 self._say(f"  {delivery.name}: {group[0]} to {group[-1]}  {outcome}")
@@ -163,12 +164,7 @@ class Delivering:
         """Return the assets in runs: all at once where they have the same hours."""
         first = [raw_events_key(project), deduped_events_key(project)]
         merged = [merged_ids_key(self._organization)]
-        last = [
-            key
-            for delivery in project.deliveries
-            if delivery.enabled
-            for key in delivery_keys(project, delivery).values()
-        ]
+        last = [key for delivery in project.deliveries if delivery.enabled for key in _delivery_keys(project, delivery)]
         same = hours_of(project.first_hour, project.last_hour) == hours_of(
             self._organization.first_hour, self._organization.last_hour
         )
@@ -186,6 +182,10 @@ def runs_in_progress(instance: dg.DagsterInstance) -> list[datetime]:
         dg.DagsterRunStatus.CANCELING,
     ]
     return [record.create_timestamp for record in instance.get_run_records(dg.RunsFilter(statuses=statuses))]
+
+
+def _delivery_keys(project: Project, delivery: Delivery) -> list[dg.AssetKey]:
+    return [*delivery_keys(project, delivery).values(), *tables_keys(project, delivery)]
 
 
 def _by_reason(stale: Sequence[Stale]) -> dict[str, list[Hour]]:

@@ -85,5 +85,16 @@ def manifest(project: Project, delivery: Delivery) -> str:
     )
 
 
+def tables(project: Project, delivery: Delivery) -> str:
+    """Describe the tables of a delivery."""
+    return (
+        f"What `{delivery.name}` delivered, as Parquet tables in `{delivery.url}`: "
+        f"`tables/{project.id}/event/date=yyyy-MM-dd/hour=HH/event.parquet` for each hour with events, and one object "
+        "each for user, group, user_group, event_type, event_category, cohort and user_cohort, which are brought up to "
+        "date once a run.\n\nMade from the delivered files, which are held against the manifest. Columns, keys and "
+        "joins are in docs/tables.md."
+    )
+
+
 def _length(window: timedelta) -> str:
     return f"{window.days} days" if window == timedelta(days=window.days) else str(window)

@@ -17,7 +17,8 @@ from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.ticks import Cursor, Request, Tick
 from amp_pipeline.defs.assets import HOURS_A_RUN, deduped_events_key, delivery_keys, merged_ids_key, raw_events_key
 from amp_pipeline.defs.hours import REQUEST, hours_of_tags
-from amp_pipeline.needs import DEDUPED_EVENTS, MERGED_IDS, RAW_EVENTS
+from amp_pipeline.defs.tables import tables_keys
+from amp_pipeline.needs import DEDUPED_EVENTS, MERGED_IDS, RAW_EVENTS, TABLES
 from amp_pipeline.notify import send
 from amp_pipeline.run import OrganizationRun
 from amp_pipeline.scheduling import MANY_LATE, Scheduler
@@ -57,6 +58,11 @@ class Jobs:
                 delivery.name: list(delivery_keys(project, delivery).values())
                 for delivery in project.deliveries
                 if delivery.enabled
+            },
+            **{
+                delivery.name + TABLES: tables_keys(project, delivery)
+                for delivery in project.deliveries
+                if delivery.enabled and delivery.tables
             },
         }
         self._definitions = {key: one for one in assets for key in one.keys}

@@ -69,14 +69,15 @@ def each_hour(
         for hour, result in done.items():
             for key, metadata in describe(result).items():
                 context.log_event(dg.AssetMaterialization(key, partition=hour.key, metadata=metadata))
-        raise _failure(failed, len(hours))
+        raise failure(failed, len(hours))
     for hour, result in done.items():
         for key, metadata in describe(result).items():
             context.add_asset_metadata(metadata, asset_key=key, partition_key=hour.key)
     return done
 
 
-def _failure(failed: Mapping[Hour, str], total: int) -> dg.Failure:
+def failure(failed: Mapping[Hour, str], total: int) -> dg.Failure:
+    """Return the failure of a run in which some of ``total`` hours failed, and why each did."""
     hour, what = next(iter(failed.items()))
     records = [dg.TableRecord({"hour": hour.key, "what": what}) for hour, what in failed.items()]
     return dg.Failure(

@@ -20,6 +20,7 @@ from amp_pipeline.defs.hour_sensor import hour_sensors
 from amp_pipeline.defs.reconciliation import reconciliation_checks, reconciliation_schedules
 from amp_pipeline.defs.retention import retention_schedule
 from amp_pipeline.defs.status import status_checks
+from amp_pipeline.defs.tables import tables_assets
 
 
 class _Attributes(BaseModel):
@@ -97,7 +98,7 @@ class Organization(dg.Component):
                 notify.check(self.organization.alerts, subject.everybody())
             except ConfigError as error:
                 raise ConfigError(f"alerts of {self.organization.slug}: {error}") from None
-        assets = organization_assets(self.organization)
+        assets = [*organization_assets(self.organization), *tables_assets(self.organization)]
         sensors, jobs = hour_sensors(self.organization, assets)
         dashboards = dashboard_assets(self.organization)
         return dg.Definitions(
