@@ -18,7 +18,7 @@ Fault = Callable[[str, str, int], str]
 """From method, path and number of requests before to what happens to a request.
 
 "" nothing; "500", "503" and other statuses are answered; "reset" closes the connection before, "lost" after the server
-has done it; 
+has done it;
 "half" gives half of the answer; "other" gives one with another last byte; "stall" gives none for three seconds.
 """
 
