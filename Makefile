@@ -9,6 +9,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 BENCH_INSTALLED := .venv-bench/.installed
 SERVERS_INSTALLED := .venv-servers/.installed
+CLIENTS_INSTALLED := .venv-clients/.installed
 
 # Kept between starts, so that runs, backfills and their logs are still there the next day. Delete the folder to forget them.
 DAGSTER_HOME_DIR := $(CURDIR)/.dagster_home
@@ -35,11 +36,11 @@ demo: $(INSTALLED) .dagster_home/dagster.yaml ## Deliver a sample shop's hours i
 demo-s3: $(INSTALLED) $(SERVERS_INSTALLED) ## Deliver the hours to an S3 server whose bucket is broken and mended on the way
 	PYTHONPATH="$(CURDIR)" $(BIN)/python examples/shop_s3/demo.py
 
-test: check $(SERVERS_INSTALLED) ## Run the checks and all tests but the long ones
+test: check $(SERVERS_INSTALLED) $(CLIENTS_INSTALLED) ## Run the checks and all tests but the long ones
 	$(BIN)/pytest -q --doctest-modules amp_pipeline/core
 	$(BIN)/pytest -n $(WORKERS)
 
-soak: $(INSTALLED) $(SERVERS_INSTALLED) ## Run the long tests
+soak: $(INSTALLED) $(SERVERS_INSTALLED) $(CLIENTS_INSTALLED) ## Run the long tests
 	$(BIN)/pytest -m soak
 	$(BIN)/pytest -n $(WORKERS) --over moto amp_pipeline_tests/laws
 	$(BIN)/pytest -n $(WORKERS) --over ministack amp_pipeline_tests/laws
@@ -72,9 +73,11 @@ constraints: ## Pin the newest versions that fit pyproject.toml (needs uv)
 		--no-header --no-annotate --output-file constraints.txt pyproject.toml
 	uv pip compile --quiet --universal --python-version 3.11 --upgrade \
 		--no-header --no-annotate --output-file servers.txt servers.in
+	uv pip compile --quiet --universal --python-version 3.11 --upgrade \
+		--no-header --no-annotate --output-file clients.txt clients.in
 
 clean: ## Remove the virtual environment, the demo's data and caches (not .dagster_home)
-	rm -rf .venv .venv-bench .venv-servers .bench .demo .demo-s3 .hypothesis .import_linter_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .venv-bench .venv-servers .venv-clients .bench .demo .demo-s3 .hypothesis .import_linter_cache .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .dagster_home/dagster.yaml:
@@ -94,16 +97,17 @@ $(BENCH_INSTALLED): pyproject.toml constraints.txt
 	fi
 	@touch $@
 
-# S3 servers to test against are other people's programs: ministack pins an older botocore than ours.
-$(SERVERS_INSTALLED): servers.txt
+# S3 servers and pullers of the Export API to test against are other people's programs: ministack and Airbyte's connector
+# pin older packages than ours.
+$(SERVERS_INSTALLED) $(CLIENTS_INSTALLED): .venv-%/.installed: %.txt
 	@rm -f $@
 	@set -e; \
 	if command -v uv >/dev/null; then \
-		uv venv --quiet --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv-servers; \
-		uv pip install --quiet --compile-bytecode --python .venv-servers/bin/python -r servers.txt; \
+		uv venv --quiet --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv-$*; \
+		uv pip install --quiet --compile-bytecode --python .venv-$*/bin/python -r $<; \
 	else \
-		$(PYTHON) -m venv --clear .venv-servers; \
-		.venv-servers/bin/python -m pip install --quiet --disable-pip-version-check -r servers.txt; \
+		$(PYTHON) -m venv --clear .venv-$*; \
+		.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<; \
 	fi
 	@touch $@
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import ssl
@@ -9,11 +10,32 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import uvicorn
+from typing_extensions import override
 
 from amp_pipeline.core.errors import ConfigError
 
 _GRACE_SECONDS = 20
 """How long answers may go on once the process was told to stop; less than the 30 s after which Kubernetes kills."""
+
+
+_LEAVE_SECONDS = 3
+"""How long clients may take to leave once all is answered: over TLS one that is idle may never say that it goes."""
+
+
+class _Server(uvicorn.Server):
+    """A server that waits for answers, and not for clients that have theirs."""
+
+    @override
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        leaving = asyncio.create_task(self._leave())
+        await super().shutdown(sockets)
+        leaving.cancel()
+
+    async def _leave(self) -> None:
+        while self.server_state.tasks:
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(_LEAVE_SECONDS)
+        self.force_exit = True
 
 
 class Certificate(NamedTuple):
@@ -60,7 +82,7 @@ def server(app: Any, certificate: Certificate | None = None) -> uvicorn.Server:
     except (OSError, ssl.SSLError) as error:
         named = f"{certificate.certificate} and {certificate.key}" if certificate else "none"
         raise ConfigError(f"the certificate and key ({named}) can't be used: {error}; name files in PEM") from None
-    return uvicorn.Server(config)
+    return _Server(config)
 
 
 def run(serving: uvicorn.Server, at: socket.socket) -> None:
