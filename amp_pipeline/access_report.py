@@ -74,7 +74,8 @@ def told(target: Target, outcome: Outcome) -> Iterator[str]:
         yield f"  {step:18}  ok"
     if outcome.ok:
         return
-    yield f"  {outcome.step:18}  {KINDS[outcome.kind]}"
+    where = "the source" if target.source else "the store"
+    yield f"  {outcome.step:18}  {KINDS[outcome.kind].replace('the store', where)}"
     yield ""
     yield f"  {outcome.summary}."
     yield f"  {outcome.advice}"

@@ -237,6 +237,11 @@ class UserDeletion:
                         yield run.workspace, info.name, kind
         for name in one.raw.pulled_objects(hour):
             yield one.raw.source, name, "events"
+        yield from self._delivered_objects(run, one, hour)
+
+    def _delivered_objects(
+        self, run: OrganizationRun, one: ProjectRun, hour: Hour
+    ) -> Iterator[tuple[ObjectStore, str, Kind]]:
         for project in run.projects.values():
             for delivery in project.project.deliveries:
                 archive = project.archive(delivery)

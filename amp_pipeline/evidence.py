@@ -194,13 +194,13 @@ class Evidence:
         entry = self.open.get(hour)
         return entry is not None and entry.attempt >= MOST_ATTEMPTS and not waits_for_bucket
 
-    def problem(self, delivery: Delivery) -> Problem | None:
-        """Return what is wrong with the bucket of a delivery, or with the landing."""
-        for state in (self.states[delivery.name], self._landing):
+    def problem(self, delivery: Delivery) -> tuple[str, Problem | None]:
+        """Return what is wrong with the ``bucket`` of a delivery, or with the ``source``, and which of them it is."""
+        for where, state in (("bucket", self.states[delivery.name]), ("source", self._landing)):
             problem = state.problem
             if problem is not None and problem.trouble.source == "access" and problem.fine_since is None:
-                return problem
-        return None
+                return where, problem
+        return "", None
 
     def earlier_settings(self, delivery: Delivery) -> set[Hour]:
         """Return the hours that were delivered under other settings than today's; reads the state of each hour."""

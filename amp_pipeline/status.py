@@ -15,6 +15,7 @@ from amp_pipeline.core.hours import Hour, between, ranges
 from amp_pipeline.core.volume import Month, Volume, by_month
 from amp_pipeline.evidence import AT_ONCE, MOST_READ, Evidence, Many, Trouble
 from amp_pipeline.run import OrganizationRun
+from amp_pipeline.source_settings import Landing
 from amp_pipeline.workspace.ledger import Schedule
 
 InFlight = Mapping[str, Collection[Hour]]
@@ -74,6 +75,8 @@ class DeliveryStatus:
     off_since: Hour | None = None
     problem: str = ""
     """What is wrong with its bucket, or with the project's landing, as alerts know it."""
+    problem_is_of: str = ""
+    """``bucket`` or ``source``."""
     problem_since: datetime | None = None
     earlier_settings: tuple[Hour, ...] | None = None
     """Delivered under other settings than those of today; None: not looked at."""
@@ -198,7 +201,7 @@ def _delivery(
     waiting = (evidence.deduped & ended) - delivered - missed - failed.keys()
     nothing = ended - delivered - evidence.deduped - missed - failed.keys()
     unready = {hour for hour in _newest_first(nothing, project, now) if not evidence.is_ready(hour)}
-    problem = evidence.problem(delivery)
+    where, problem = evidence.problem(delivery)
     earlier = evidence.earlier_settings(delivery) & ended if settings else None
     return DeliveryStatus(
         *about,
@@ -213,6 +216,7 @@ def _delivery(
         in_flight=None if in_flight is None else _of_delivery(in_flight, subject, first),
         next=_next(project, min(unready, default=max(end + 1, first))),
         problem=problem.trouble.summary if problem else "",
+        problem_is_of=where,
         problem_since=problem.since if problem else None,
         earlier_settings=None if earlier is None else tuple(sorted(earlier)),
     )
@@ -267,4 +271,7 @@ def _next(project: Project, hour: Hour) -> Next | None:
     if not project.holds(hour):
         return None
     ends = (hour + 1).start
-    return Next(hour, ends, project.source.complete is not None, project.source.ready_at(hour))
+    source = project.source
+    # What is pulled says itself that it is complete, once it was pulled.
+    marked = isinstance(source, Landing) and source.complete is not None
+    return Next(hour, ends, marked, source.ready_at(hour))

@@ -153,7 +153,7 @@ def _details(one: DeliveryStatus) -> Iterator[tuple[str, str]]:
     if one.in_flight:
         yield "in flight", _listed(one.in_flight)
     if one.problem:
-        yield "bucket", f"since {one.problem_since:{_TIME}} UTC: {one.problem}"
+        yield one.problem_is_of, f"since {one.problem_since:{_TIME}} UTC: {one.problem}"
     if one.off_since:
         yield "off", f"since {one.off_since}"
     for command in one.commands[:_MOST_RANGES]:

@@ -207,7 +207,7 @@ class Http:
             return SourceError(what, "network", status)
         if status in (401, 403):
             return SourceError(
-                f"{what}. Check api_key and secret_key of the project, and the region: projects in the EU "
+                f"{what.rstrip('.')}. Check api_key and secret_key of the project, and the region: projects in the EU "
                 "are at https://analytics.eu.amplitude.com, all others at https://amplitude.com",
                 "credentials",
                 status,
