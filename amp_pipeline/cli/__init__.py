@@ -24,6 +24,7 @@ _COMMANDS = {
     "access": "buckets.access",
     "policy": "buckets.policy",
     "dashboard": "dashboard.dashboard",
+    "load": "load.load",
     "alert": "alerts.alert",
     "watch": "alerts.watch",
     "serve": "serve.serve",

@@ -63,5 +63,9 @@ class DeliveryError(AmpError):
     """A delivery of an hour can't be committed; nothing has been marked complete."""
 
 
+class LoadError(AmpError):
+    """A database can't be loaded; what was loaded before stands."""
+
+
 class FilterError(AmpError):
     """A delivery's filter is no condition over event columns."""

@@ -1,0 +1,84 @@
+"""The command that loads the tables of a delivery into a database."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from amp_pipeline.cli.asking import chosen, says_what_is_wrong
+from amp_pipeline.core.errors import ConfigError
+from amp_pipeline.core.tables import TABLES
+from amp_pipeline.loading.database import Database
+from amp_pipeline.loading.load import load as load_tables
+from amp_pipeline.storage.scratch import scratch
+from amp_pipeline.storage.urls import open_store
+
+
+@click.command()
+@click.option("--project", "slug", required=True, help="The project's slug.")
+@click.option("--delivery", "name", required=True, help="The delivery, which has tables: true.")
+@click.option(
+    "--duckdb", "file", type=click.Path(dir_okay=False, path_type=Path), help="A DuckDB file; made where there is none."
+)
+@click.option(
+    "--postgres",
+    "address",
+    envvar="AMP_PIPELINE_POSTGRES",
+    help="A PostgreSQL database, like postgresql://user@host/database. A password belongs into the environment: "
+    "PGPASSWORD, a file named by PGPASSFILE, or all of the address in AMP_PIPELINE_POSTGRES.",
+)
+@click.option("--schema", default="amp_pipeline", show_default=True, help="Schema of the tables.")
+@click.option("--verbose", is_flag=True, help="Say each hour that was loaded.")
+@says_what_is_wrong
+def load(slug: str, name: str, file: Path | None, address: str | None, schema: str, *, verbose: bool) -> None:
+    """Load the tables of a delivery into DuckDB or PostgreSQL: what has changed since the last time.
+
+    Killed at any time, or run again: the database is as before, or as the next run makes it.
+    """
+    ((organization, project),) = chosen(slug)
+    deliveries = {delivery.name: delivery for delivery in project.deliveries}
+    if name not in deliveries:
+        raise ConfigError(f"project {slug} has no delivery {name}; it has {', '.join(deliveries) or 'none'}")
+    delivery = deliveries[name]
+    with scratch() as folder:
+        database = _opened(file, address, schema, organization.memory, folder)
+        try:
+            done = load_tables(
+                organization,
+                project,
+                delivery,
+                open_store(organization.workspace, organization.s3),
+                open_store(delivery.url, organization.s3_of(delivery)),
+                database,
+                folder,
+                tell=click.echo if verbose else lambda _: None,
+            )
+            counts = {table: database.count(table) for table in TABLES}
+            repeats = database.count("event_repeat")
+        finally:
+            database.close()
+    hours = f"{done.hours:,} hours loaded, {done.removed:,} removed, {done.same:,} as they were"
+    click.echo(f"{slug}.{name}: {hours}; {len(done.tables)} of 7 tables changed")
+    click.echo("  " + ", ".join(f"{table} {count:,}" for table, count in counts.items()))
+    if repeats:
+        click.echo(f"  {repeats:,} rows have a uuid of an earlier hour and are in event_repeat alone")
+    if done.unready:
+        shown = ", ".join(done.unready[:5]) + (", …" if len(done.unready) > 5 else "")
+        click.echo(f"  not ready, load again later: {shown}")
+
+
+def _opened(file: Path | None, address: str | None, schema: str, memory: int, folder: Path) -> Database:
+    if file is not None:
+        # A file that is named on the command line goes before an address in the environment.
+        if find_spec("duckdb") is None:
+            raise ConfigError("DuckDB is not installed; run pip install 'amp-pipeline[duckdb]'")
+        from amp_pipeline.loading.duckdb import DuckDB
+
+        return DuckDB(file, schema, memory, folder)
+    if address:
+        if find_spec("psycopg") is None:
+            raise ConfigError("the client of PostgreSQL is not installed; run pip install 'amp-pipeline[postgres]'")
+        from amp_pipeline.loading.postgres import Postgres
+
+        return Postgres(address, schema)
+    raise ConfigError("say where to load: --duckdb FILE, or --postgres ADDRESS")
