@@ -28,6 +28,7 @@ _SUMS = {
     "events": pl.col("events").sum(),
 }
 _FEW_ROWS = 200_000
+_ROW_GROUP = 1 << 18
 
 Group = tuple[str, str]
 """Type and name."""
@@ -126,7 +127,7 @@ def table_rows(summed: Summary) -> dict[Name, pl.DataFrame]:
 
 def encode(summed: Summary) -> bytes:
     """Return a summary as bytes, the same for the same summary."""
-    return msgspec.msgpack.encode([_ipc(frame) for frame in summed])
+    return msgspec.msgpack.encode([_parquet(frame) for frame in summed])
 
 
 def decode(data: bytes) -> Summary:
@@ -137,14 +138,15 @@ def decode(data: bytes) -> Summary:
     """
     try:
         frames = msgspec.msgpack.decode(data, type=tuple[bytes, bytes, bytes, bytes])
-        return Summary(*[pl.read_ipc_stream(io.BytesIO(frame)) for frame in frames])
+        return Summary(*[pl.read_parquet(io.BytesIO(frame)) for frame in frames])
     except (msgspec.MsgspecError, pl.exceptions.PolarsError) as error:
         raise ValueError(f"it holds no summary: {error}") from None
 
 
-def _ipc(frame: pl.DataFrame) -> bytes:
+def _parquet(frame: pl.DataFrame) -> bytes:
+    # Arrow's own form also has what happens to stand where values are null, which differs between equal frames.
     stream = io.BytesIO()
-    frame.rechunk().write_ipc_stream(stream, compression="zstd")
+    frame.rechunk().write_parquet(stream, compression="zstd", statistics=False, row_group_size=_ROW_GROUP)
     return stream.getvalue()
 
 

@@ -158,24 +158,30 @@ class Tables:
     def _write(self, hour: Hour, manifest: Manifest, made_of: list[str], claim: Claim) -> HourTables:
         name = self.names.event_table(hour)
         files = [file for file in manifest.files if file.kind == "events"]
-        with explained(), scratch() as folder:
-            path = folder / "event.parquet"
-            found = write_event_table(self.store, hour, files, path)
-            event = None
-            if found.rows:
-                event = self._put(name, path, found.rows, claim)
-            elif self.store.head(name) is not None:
-                self.store.delete(name)
-        return HourTables(
+        record = HourTables(
             format=FORMAT,
             hour=hour.key,
             manifest_sha256="",
             made_of=made_of,
-            event=event,
-            delivered=found.delivered,
-            same_uuid=found.same_uuid,
-            summary=self.records.put_summary("hours", hour.key, found.summary) if found.rows else "",
+            event=None,
+            delivered=0,
+            same_uuid=0,
+            summary="",
         )
+        if not files:
+            if self.store.head(name) is not None:
+                self.store.delete(name)
+            return record
+        with explained(), scratch() as folder:
+            path = folder / "event.parquet"
+            found = write_event_table(self.store, hour, files, path)
+            return msgspec.structs.replace(
+                record,
+                event=self._put(name, path, found.rows, claim),
+                delivered=found.delivered,
+                same_uuid=found.same_uuid,
+                summary=self.records.put_summary("hours", hour.key, found.summary),
+            )
 
     def _put(self, name: str, path: Path, rows: int, claim: Claim) -> TableFile:
         claim.renew()

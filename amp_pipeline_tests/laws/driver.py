@@ -86,7 +86,7 @@ class _Attempts:
 
 
 def run(organization: Organization, hours: Sequence[Hour], stores: OpenStore, name: str = "run") -> Failures:
-    """One run over ``hours``, in their order: land all, dedupe all, merge all, deliver all.
+    """One run over ``hours``, in their order: land all, dedupe all, merge all, deliver all, with tables where wanted.
 
     Returns the hours that failed.
     """
@@ -104,7 +104,22 @@ def run(organization: Organization, hours: Sequence[Hour], stores: OpenStore, na
         for delivery in [delivery for delivery in one.project.deliveries if delivery.enabled]:
             archive = one.archive(delivery)
             attempts.of(slug, held[slug], partial(_deliver, one, archive, delivery, by))
+            if delivery.tables:
+                _write_tables(one, delivery, held[slug], by, attempts)
     return attempts.failures
+
+
+def _write_tables(one: ProjectRun, delivery: Delivery, hours: Sequence[Hour], by: By, attempts: _Attempts) -> None:
+    tables = one.tables(delivery)
+    written: list[Hour] = []
+
+    def write(hour: Hour) -> None:
+        tables.write_hour(hour, by)
+        written.append(hour)
+
+    attempts.of(one.project.slug, hours, write)
+    if written:
+        tables.finish(written, by)
 
 
 def _deliver(one: ProjectRun, archive: Archive, delivery: Delivery, by: By, hour: Hour) -> Receipt:
