@@ -227,8 +227,11 @@ class Scheduler:
             self._settle(hour, entry, content, merged, visit)
             tick.settled += 1
             return
-        if not self._is_ready(hour) or self._is_held(hour, needs, tick):
+        if not self._is_ready(hour) or self._is_held(hour, needs):
             visit.is_left = True
+            if entry.attempt and self._source_trouble:
+                # What failed was the source, not this hour: it goes with its neighbours again.
+                visit.set(hour, msgspec.structs.replace(entry, attempt=0, request=""))
             return
         tick.late += needs.why not in ("", "first")
         asked_for = fingerprint(content, needs.what, entry.doubt, entry.forced)
@@ -269,11 +272,9 @@ class Scheduler:
         marked = source.complete is not None and self._one.raw.is_complete(hour)
         return is_ready(hour, complete=was_done or marked, ready_at=source.ready_at(hour), now=self._now)
 
-    def _is_held(self, hour: Hour, needs: Needs, tick: Tick) -> bool:
+    def _is_held(self, hour: Hour, needs: Needs) -> bool:
         """Tell whether an hour would have to be pulled from a source that gives nothing."""
-        held = bool(self._source_trouble) and RAW_EVENTS in needs.what and not self._one.raw.is_complete(hour)
-        tick.waiting += held
-        return held
+        return bool(self._source_trouble) and RAW_EVENTS in needs.what and not self._one.raw.is_complete(hour)
 
     def _waits(self, entry: Entry) -> bool:
         """Tell whether an hour that was asked for has to wait before it is asked for again."""
