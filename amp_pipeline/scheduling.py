@@ -229,9 +229,7 @@ class Scheduler:
             return
         if not self._is_ready(hour) or self._is_held(hour, needs):
             visit.is_left = True
-            if entry.attempt and self._source_trouble:
-                # What failed was the source, not this hour: it goes with its neighbours again.
-                visit.set(hour, msgspec.structs.replace(entry, attempt=0, request=""))
+            self._forgive(hour, entry, visit)
             return
         tick.late += needs.why not in ("", "first")
         asked_for = fingerprint(content, needs.what, entry.doubt, entry.forced)
@@ -275,6 +273,11 @@ class Scheduler:
     def _is_held(self, hour: Hour, needs: Needs) -> bool:
         """Tell whether an hour would have to be pulled from a source that gives nothing."""
         return bool(self._source_trouble) and RAW_EVENTS in needs.what and not self._one.raw.is_complete(hour)
+
+    def _forgive(self, hour: Hour, entry: Entry, visit: _Visit) -> None:
+        """Forget that an hour failed where it was the source that did: it goes with its neighbours again."""
+        if self._source_trouble and entry.attempt:
+            visit.set(hour, msgspec.structs.replace(entry, attempt=0, request=""))
 
     def _waits(self, entry: Entry) -> bool:
         """Tell whether an hour that was asked for has to wait before it is asked for again."""

@@ -74,7 +74,7 @@ def test_hours_are_asked_for_when_they_are_pulled_together(sensor: Sensor):
 
 def test_a_source_that_refuses_keys_is_told_and_held_until_they_are_right(sensor: Sensor, server: StandIn):
     server.keys = ("another", "secret")
-    sensor.now = datetime(2024, 5, 7, tzinfo=UTC)
+    sensor.now = datetime(2024, 5, 6, 23, tzinfo=UTC)
     result = sensor.tick()
     assert run_all(sensor, result) == [False] * len(requests(result))
     sensor.now += timedelta(hours=1)
