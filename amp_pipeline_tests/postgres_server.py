@@ -87,7 +87,7 @@ def _running(programs: Path, own: Path, somebody: dict[str, Any]) -> Iterator[Po
         _wait(process, server, log)
         yield server
     finally:
-        process.send_signal(signal.SIGINT)  # of those who are still connected it does not wait for an end
+        process.send_signal(signal.SIGQUIT)  # at once: nobody needs what is in it
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:

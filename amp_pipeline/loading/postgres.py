@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,9 @@ from amp_pipeline.loading.database import WHOLE, Database
 
 _BATCH_ROWS = 4096
 _CONNECT_SECONDS = 15
+_PATIENCE_SECONDS = 5.0
+_PAUSE_SECONDS = 0.05
+_LOCK = "SELECT pg_try_advisory_lock(hashtext('amp_pipeline'), hashtext({schema}))"
 _CHANGE = (
     "DELETE FROM {table} t WHERE NOT EXISTS"
     " (SELECT 1 FROM staged s WHERE {same_key} AND ROW({ours}) IS NOT DISTINCT FROM ROW({theirs}))",
@@ -71,12 +75,13 @@ class Postgres(Database):
             raise LoadError(f"no connection to PostgreSQL: {self._hidden(str(error))}") from None
         place = self._connection.info
         self.place = f"{place.dbname} at {place.host or 'this machine'}"
-        ((free,),) = self.run(
-            "SELECT pg_try_advisory_lock(hashtext('amp_pipeline'), hashtext({schema}))", schema=schema
-        )
-        if not free:
-            self.close()
-            raise LoadError(f"another load of the schema {schema} of {self.place} is under way; wait for its end")
+        until = time.monotonic() + _PATIENCE_SECONDS
+        while not self.run(_LOCK, schema=schema)[0][0]:
+            # The server may not have noticed yet that the load before has ended, or was killed.
+            if time.monotonic() > until:
+                self.close()
+                raise LoadError(f"another load of the schema {schema} of {self.place} is under way; wait for its end")
+            time.sleep(_PAUSE_SECONDS)
 
     @override
     def close(self) -> None:
