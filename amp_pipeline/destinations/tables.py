@@ -99,7 +99,7 @@ class Tables:
             if force or record is None or record.made_of != made_of or not self._stands(hour, record.event):
                 if record is not None:
                     # From here on the bucket may hold something else; a run that is killed must not seem to have ended.
-                    self.records.save_hour(hour, msgspec.structs.replace(record, manifest_sha256="", made_of=[]))
+                    self.records.save_hour(hour, msgspec.structs.replace(record, manifest_sha256="", made_of=None))
                 record = self._write(hour, manifest, made_of, claim)
             record = msgspec.structs.replace(record, manifest_sha256=digest, delivered=manifest.counts.delivered)
             self.records.save_hour(hour, record)

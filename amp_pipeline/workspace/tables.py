@@ -41,8 +41,8 @@ class HourTables(msgspec.Struct, frozen=True, kw_only=True):
     hour: str
     manifest_sha256: str
     """Of the delivered hour that this was made of; empty while it is being written."""
-    made_of: list[str]
-    """Digests of the files that were delivered."""
+    made_of: list[str] | None
+    """Digests of the files that were delivered; None while it is being written."""
     event: TableFile | None
     """None where there are no events."""
     delivered: int

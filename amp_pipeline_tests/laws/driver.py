@@ -126,6 +126,21 @@ def _deliver(one: ProjectRun, archive: Archive, delivery: Delivery, by: By, hour
     return one.deliver(archive, delivery, hour, by)
 
 
+def with_tables(organization: Organization, *names: str) -> Organization:
+    """The same, and its deliveries of these names have tables, all if not told which."""
+    projects = tuple(
+        project.model_copy(
+            update={
+                "deliveries": tuple(
+                    one.model_copy(update={"tables": not names or one.name in names}) for one in project.deliveries
+                )
+            }
+        )
+        for project in organization.projects
+    )
+    return organization.model_copy(update={"projects": projects})
+
+
 def stale(organization: Organization, hours: Sequence[Hour], stores: OpenStore) -> list[Stale]:
     """The hours of any project that have to run again, as a fresh run sees them."""
     this = OrganizationRun(organization, stores)

@@ -39,10 +39,10 @@ class Killer:
             text=True,
         )
 
-    def was_killed(self, base: Path, at_call: int, counted: list[str]) -> bool:
+    def was_killed(self, base: Path, at_call: int, counted: list[str], *, tables: bool = False) -> bool:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps([str(base), at_call, counted]) + "\n")
+        self._process.stdin.write(json.dumps([str(base), at_call, counted, tables]) + "\n")
         self._process.stdin.flush()
         code = json.loads(self._process.stdout.readline())
         assert code in (0, -signal.SIGKILL)

@@ -15,25 +15,10 @@ from amp_pipeline_tests import builders
 from amp_pipeline_tests.builders import EXAMPLE_HOURS, FIRST_HOUR, HOUR_US, object_name, put
 from amp_pipeline_tests.laws.counting import telling
 from amp_pipeline_tests.laws.deleting import ask_all
-from amp_pipeline_tests.laws.driver import Stores, buckets, in_chunks, run, run_all, settle, stale
+from amp_pipeline_tests.laws.driver import Stores, buckets, in_chunks, run, run_all, settle, stale, with_tables
 from amp_pipeline_tests.laws.soak import many, quick
 from amp_pipeline_tests.laws.strategies import Case, cases
 from amp_pipeline_tests.laws.tables_truth import TablesTruth
-
-
-def with_tables(organization: Organization, *names: str) -> Organization:
-    """The same, and its deliveries of these names have tables, all if not told which."""
-    projects = tuple(
-        project.model_copy(
-            update={
-                "deliveries": tuple(
-                    one.model_copy(update={"tables": not names or one.name in names}) for one in project.deliveries
-                )
-            }
-        )
-        for project in organization.projects
-    )
-    return organization.model_copy(update={"projects": projects})
 
 
 def assert_tables_agree(organization: Organization, stores: Stores, folder: Path, *, by_duckdb: bool) -> None:

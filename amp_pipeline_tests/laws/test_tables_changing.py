@@ -1,0 +1,186 @@
+"""Tables of hours that change: late data, deletions, kills, two runs at once. What is in them is what was delivered."""
+
+import io
+import os
+import threading
+from itertools import count
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from amp_pipeline.config import Organization
+from amp_pipeline.core import summaries
+from amp_pipeline.core.errors import DeliveryError
+from amp_pipeline.run import OrganizationRun
+from amp_pipeline.storage.objects import ObjectStore
+from amp_pipeline.storage.urls import open_store
+from amp_pipeline_tests import builders
+from amp_pipeline_tests.builders import BY, FIRST_HOUR, HOUR_US, event, object_name, put
+from amp_pipeline_tests.laws.deleting import AMPLITUDE_ID, USER, ask
+from amp_pipeline_tests.laws.driver import Stores, buckets, differing, run, settle, with_tables
+from amp_pipeline_tests.laws.killed_child import EVERYTHING, HOURS, organization_in
+from amp_pipeline_tests.laws.test_deletion import HOURS as SIX_HOURS
+from amp_pipeline_tests.laws.test_deletion import WHO, land
+from amp_pipeline_tests.laws.test_killed import CHANGES, Killer, copied, each_call, killer
+
+__all__ = ["killer"]
+
+
+@pytest.fixture
+def organization(tmp_path: Path) -> Organization:
+    land(tmp_path / "landing")
+    return with_tables(builders.organization(tmp_path, tmp_path / "landing"))
+
+
+def deliver(organization: Organization, stores: Stores) -> None:
+    assert run(organization, SIX_HOURS, stores) == {}
+    settle(organization, SIX_HOURS, stores)
+
+
+def traces_in_tables(organization: Organization, stores: Stores, *ids: str | int) -> list[str]:
+    """The objects of tables, in workspace and buckets, in whose values one of ``ids`` stands."""
+    urls = [organization.workspace, *(one.url for one in organization.projects[0].deliveries)]
+    return [
+        f"{url}/{info.name}"
+        for url in urls
+        for info in stores(url, organization.s3).find("")
+        if "tables/" in info.name and any(str(one) in text_of(stores(url), info.name) for one in ids)
+    ]
+
+
+def text_of(store: ObjectStore, name: str) -> str:
+    data = store.get(name)
+    if name.endswith(".parquet"):
+        return str(pq.read_table(io.BytesIO(data)).to_pylist())
+    if name.endswith(".summary"):
+        return str([frame.rows() for frame in summaries.decode(data)])
+    return data.decode()
+
+
+def test_nothing_of_a_deleted_user_is_left_in_tables(organization: Organization) -> None:
+    stores = Stores(organization)
+    deliver(organization, stores)
+    assert len(traces_in_tables(organization, stores, USER, AMPLITUDE_ID)) > 10
+    ask(organization, stores, **WHO)
+    settle(organization, SIX_HOURS, stores)
+    assert traces_in_tables(organization, stores, USER, AMPLITUDE_ID) == []
+    never = Stores(organization)
+    ask(organization, never, **WHO)
+    deliver(organization, never)
+    assert differing(buckets(organization, never), buckets(organization, stores)) == []
+
+
+def test_late_data_gives_the_bytes_that_it_would_have_given_in_time(organization: Organization, tmp_path: Path) -> None:
+    stores = Stores(organization)
+    deliver(organization, stores)
+    before = buckets(organization, stores)
+    # The first event of an hour that had none of that type, a repeat, and a user who was here before.
+    put(tmp_path / "landing", object_name(SIX_HOURS[4], 1), event(4 * HOUR_US + 5, uuid="new", user_id="other"))
+    deliver(organization, stores)
+    in_time = Stores(organization)
+    deliver(organization, in_time)
+    assert differing(buckets(organization, in_time), buckets(organization, stores)) == []
+    changed = differing(before, buckets(organization, stores))
+    events = [name for name in changed if name.endswith("event.parquet")]
+    assert [name.partition("/tables/")[2] for name in events] == [
+        f"7/event/date={FIRST_HOUR.day}/hour=04/event.parquet"
+    ]
+
+
+def test_an_hour_that_has_no_events_any_more_has_no_file(tmp_path: Path) -> None:
+    put(tmp_path / "landing", object_name(FIRST_HOUR), event(1, uuid="a", user_id=USER))
+    organization = with_tables(builders.organization(tmp_path, tmp_path / "landing"))
+    stores = Stores(organization)
+    assert run(organization, [FIRST_HOUR], stores) == {}
+    assert [name for name in buckets(organization, stores) if name.endswith("/event.parquet")]
+    ask(organization, stores, user_ids=[USER])
+    settle(organization, [FIRST_HOUR], stores)
+    assert not [name for name in buckets(organization, stores) if name.endswith("/event.parquet")]
+
+
+@each_call
+@pytest.mark.parametrize("what", ["redelivery with less", pytest.param("redelivery with more", marks=pytest.mark.soak)])
+def test_killed_before_any_call_the_next_run_finishes_the_tables(
+    tmp_path: Path, killer: Killer, monkeypatch: pytest.MonkeyPatch, what: str, every: int
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    before, after = CHANGES[what]
+    start = tmp_path / "start"
+    before(start)
+    finished(start)
+    never_killed = copied(start, tmp_path / "never killed")
+    after(never_killed)
+    expected = finished(never_killed)
+    step = 17 if every > 1 else 1
+    call = 0
+    for call in count(1, step):
+        base = copied(start, tmp_path / "killed")
+        after(base)
+        killed = killer.was_killed(base, call, EVERYTHING, tables=True)
+        assert finished(base) == expected, f"killed before call {call}"
+        if not killed:
+            break
+    assert call > step
+
+
+def finished(base: Path) -> dict[str, str]:
+    """Run the hour, which nobody kills; return what lies in the buckets, and of tables in the workspace."""
+    organization = organization_in(base, tables=True)
+    assert run(organization, HOURS, open_store) == {}
+    tables = [
+        OrganizationRun(organization).projects["shop7"].tables(one) for one in organization.projects[0].deliveries
+    ]
+    assert all(one.is_current(HOURS[0]) for one in tables)
+    workspace = open_store(organization.workspace, organization.s3)
+    found = buckets(organization, open_store)
+    return found | {info.name: info.name for info in workspace.find("") if info.name.endswith(".summary")}
+
+
+def test_runs_of_several_hours_at_once_end_with_the_tables_of_all(organization: Organization, tmp_path: Path) -> None:
+    alone = Stores(organization)
+    deliver(organization, alone)
+    stores = Stores(organization)
+    bare = with_tables(organization, "nobody")
+    assert run(bare, SIX_HOURS, stores) == {}
+    settle(bare, SIX_HOURS, stores)
+    one = organization.projects[0].deliveries[0]
+    failed: list[BaseException] = []
+
+    def write(number: int) -> None:
+        try:
+            tables = OrganizationRun(organization, stores).projects["shop7"].tables(one)
+            tables.write_hour(SIX_HOURS[number], BY)
+            tables.finish([SIX_HOURS[number]], BY)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(len(SIX_HOURS))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    expected = {name: digest for name, digest in buckets(organization, alone).items() if name.startswith("shop7/all/")}
+    found = {name: digest for name, digest in buckets(organization, stores).items() if name.startswith("shop7/all/")}
+    assert differing(found, expected) == []
+
+
+def test_a_delivered_file_that_was_changed_is_told_and_not_read(organization: Organization) -> None:
+    stores = Stores(organization)
+    deliver(with_tables(organization, "nobody"), stores)
+    one = organization.projects[0].deliveries[0]
+    bucket = stores(one.url)
+    (name,) = [info.name for info in bucket.find("7/") if info.name.endswith("_1#0.json.gz")]
+    bucket.put(name, bucket.get(name.replace("_1#", "_2#")))
+    tables = OrganizationRun(organization, stores).projects["shop7"].tables(one)
+    with pytest.raises(DeliveryError, match="is not what the manifest says; deliver .* again"):
+        tables.write_hour(SIX_HOURS[1], BY)
+    assert bucket.head(tables.names.event_table(SIX_HOURS[1])) is None
+
+
+def test_an_hour_that_is_not_delivered_has_no_tables(organization: Organization) -> None:
+    one = organization.projects[0].deliveries[0]
+    tables = OrganizationRun(organization, Stores(organization)).projects["shop7"].tables(one)
+    with pytest.raises(DeliveryError, match="materialize shop7/all/manifest for it first"):
+        tables.write_hour(SIX_HOURS[1], BY)
