@@ -62,6 +62,8 @@ class ProjectRun:
         """Wire ``project`` to the stores of ``of``."""
         self._of = of
         self.project = project
+        self.tell: Callable[[str], None] = lambda _: None
+        """Is told what is asked of the source where that is an API; for the log of a run."""
         self.workspace = ProjectStore(of.workspace, of.organization.id, project.id)
         most_keys = of.organization.most_keys
         url = of.organization.landing_url(project)
@@ -79,8 +81,8 @@ class ProjectRun:
         if not isinstance(source, AmplitudeExport) or not self._of.reads:
             return None
         troubles = TroubleStore(self._of.workspace, self._of.organization.id, self.project.id)
-        api = ExportApi(source, self.project.id, Http(source))
-        return Pulling(self.project, source, store, troubles, api, self._of.now)
+        api = ExportApi(source, self.project.id, Http(source, tell=lambda text: self.tell(text)))
+        return Pulling(self.project, source, store, troubles, api, self._of.now, lambda text: self.tell(text))
 
     def archive(self, delivery: Delivery) -> Archive:
         """Return a delivery of the project."""

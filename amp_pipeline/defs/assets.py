@@ -74,6 +74,7 @@ def _raw_events(organization: Organization, project: Project) -> dg.AssetsDefini
     @_hourly_asset(spec, project.first_hour, project.last_hour, [checks.landing_is_ready(spec.key)])
     def raw_events(context: dg.AssetExecutionContext, config: HourOptions) -> dg.MaterializeResult:
         run = OrganizationRun(organization).projects[project.slug]
+        run.tell = context.log.info
         run.raw.expect(Hour.parse(key) for key in context.partition_keys)
         done = each_hour(
             context,

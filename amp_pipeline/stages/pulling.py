@@ -43,6 +43,7 @@ class Pulling:
         troubles: TroubleStore,
         api: ExportApi,
         now: Callable[[], datetime],
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Pull hours of ``project``.
 
@@ -53,6 +54,7 @@ class Pulling:
             troubles: Is told what keeps the source from answering.
             api: Answers.
             now: Tells the time, aware.
+            tell: Is told what is asked, and what came.
         """
         self._project = project
         self._source = source
@@ -60,6 +62,7 @@ class Pulling:
         self._troubles = troubles
         self._api = api
         self._now = now
+        self._tell = tell
         self._names = ArchiveNames(0, project.id, "")
         self._expected: frozenset[Hour] = frozenset()
         self._most = MOST_HOURS
@@ -154,12 +157,17 @@ class Pulling:
     def _pull(self, hours: Sequence[Hour]) -> None:
         """Pull a range, in halves where it is too large; hours that can't be had are noted with the reason."""
         try:
+            asked = str(hours[0]) if len(hours) == 1 else f"{hours[0]} to {hours[-1]}"
+            self._tell(f"asking {self._api.address} for {asked}")
             with scratch() as folder:
                 answer = self._api.pull(hours, folder)
+                size = sum(file.bytes for file in answer.files)
+                self._tell(f"{asked}: {sum(file.lines for file in answer.files)} lines, {size / 1e6:.1f} MB packed")
                 self._troubles_end()
                 for hour in hours:
                     self._take(hour, answer)
         except TooLargeError as error:
+            self._tell(f"too large, or too slow ({error})")
             smaller = halves(hours)
             if smaller:
                 self._most = len(smaller[0])
