@@ -1,14 +1,19 @@
 """``amp-pipeline serve export`` as a process: what it prints, how it stops, how much memory it takes."""
 
+import gzip
 import hashlib
 import io
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -21,7 +26,9 @@ from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.layout import ArchiveNames
 from amp_pipeline.core.manifest import Counts, File, Manifest, Owner
 from amp_pipeline_tests.builders import FIRST_HOUR
+from amp_pipeline_tests.conftest import new_bucket
 from amp_pipeline_tests.export_server import AUTH, KEYS, running, write_defs
+from amp_pipeline_tests.servers import Server
 
 MIB = 1 << 20
 MOST_MEMORY = 128 * MIB
@@ -38,19 +45,20 @@ def house(base: Path, *deliveries: dict[str, Any]) -> Path:
 
 def deliver_any(bucket: Path, hour: Hour, sizes: list[int]) -> list[str]:
     """Write an hour of parts that hold anything, as a delivery would; return their digests."""
+    return write_hour(bucket, hour, [os.urandom(size) for size in sizes])
+
+
+def write_hour(bucket: Path, hour: Hour, parts: list[bytes]) -> list[str]:
     names = ArchiveNames(9, 7, "all")
     files: list[File] = []
-    for number, size in enumerate(sizes):
-        path = bucket / names.part(hour, number)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256()
-        with path.open("wb") as file:
-            for at in range(0, size, MIB):
-                chunk = os.urandom(min(MIB, size - at))
-                digest.update(chunk)
-                file.write(chunk)
+    for number, data in enumerate(parts):
         name = names.part(hour, number)
-        files.append(File(name=name, kind="events", rows=1, bytes=size, unpacked_bytes=size, sha256=digest.hexdigest()))
+        path = bucket / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        digest = hashlib.sha256(data).hexdigest()
+        size = len(data)
+        files.append(File(name=name, kind="events", rows=1, bytes=size, unpacked_bytes=size, sha256=digest))
     count = len(files)
     found = Manifest(
         version=1,
@@ -122,13 +130,105 @@ def unpacked_digests(data: bytes) -> list[str]:
 
 
 def test_memory_does_not_grow_with_the_hour(tmp_path: Path):
-    sizes = [40 * MIB] * 4
+    sizes = [40 * MIB] * 2
     digests = deliver_any(tmp_path / "bucket", FIRST_HOUR, sizes)
     folder = house(tmp_path, {"name": "all", "url": "bucket"})
     with running(folder) as (url, process):
         answer = requests.get(f"{url}/api/2/export", params=RANGE, auth=AUTH, timeout=60)
         assert most_memory(process) < MOST_MEMORY
     assert unpacked_digests(answer.content) == digests
+
+
+LINE = {
+    "event_type": "purchase",
+    "event_properties": {"price": 12.5, "currency": "EUR", "path": "/a/b/c"},
+    "user_properties": {"plan": "pro", "city": "Paris", "City": "Paris"},
+    "server_upload_time": "2024-05-06 00:00:00.000000",
+}
+
+
+def deliver_events(bucket: Path, hour: Hour, parts: int, unpacked: int) -> int:
+    """Deliver an hour of events, each part of so many bytes before packing; return its size packed."""
+    # The same part again and again, each under its own name.
+    with TemporaryDirectory() as folder:
+        part = Path(folder) / "part"
+        size = 0
+        with part.open("wb") as file, gzip.GzipFile(fileobj=file, mode="wb", mtime=0, compresslevel=1) as zipped:
+            while size < unpacked:
+                fields = {"device_id": os.urandom(16).hex(), "$insert_id": os.urandom(16).hex()}
+                size += zipped.write(json.dumps({**fields, **LINE}).encode() + b"\n")
+        data = part.read_bytes()
+    write_hour(bucket, hour, [data] * parts)
+    return len(data) * parts
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("place", ["folder", "S3"])
+def test_hour_of_two_gigabytes_is_served_in_little_memory(
+    tmp_path: Path, moto_server: Server, place: str, capsys: pytest.CaptureFixture[str]
+):
+    """To eight readers at once as well."""
+    packed = deliver_events(tmp_path / "bucket", FIRST_HOUR, 8, 256 * MIB)
+    delivery: dict[str, Any] = {"name": "all", "url": "bucket"}
+    if place == "S3":
+        bucket = new_bucket(moto_server)
+        for path in (one for one in (tmp_path / "bucket").rglob("*") if one.is_file()):
+            moto_server.client().upload_file(str(path), bucket, f"a/{path.relative_to(tmp_path / 'bucket')}")
+        s3 = moto_server.settings().model_dump(mode="json", exclude_defaults=True, exclude={"secret_access_key"})
+        delivery = {"name": "all", "url": f"s3://{bucket}/a", "s3": {**s3, "secret_access_key": "test"}}
+    with running(house(tmp_path, delivery)) as (url, process):
+        idle, cpu, began = most_memory(process), cpu_seconds(process), time.monotonic()
+        zipped = tmp_path / "hour.zip"
+        fetch(url, zipped)
+        seconds, used = time.monotonic() - began, cpu_seconds(process) - cpu
+        alone = most_memory(process)
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(lambda number: fetch(url, tmp_path / f"{number}.zip"), range(8)))
+        together = most_memory(process)
+    with zipfile.ZipFile(zipped) as found:
+        assert found.testzip() is None
+        unpacked = sum(unpacked_size(found, name) for name in found.namelist()[1:])
+    limit = rezipped(zipped, tmp_path / "again.zip")
+    with capsys.disabled():
+        print(  # noqa: T201 - figures for the docs
+            f"\n{place}: {unpacked / 1e9:.2f} GB unpacked, {packed / 1e6:.0f} MB packed: {seconds:.2f} s, "
+            f"{used:.2f} s of CPU (unzip and rezip: {limit:.2f} s); memory {idle >> 20} MiB idle, "
+            f"{alone >> 20} MiB serving, {together >> 20} MiB serving eight"
+        )
+    assert unpacked >= 2 << 30
+    assert max(alone, together) < MOST_MEMORY
+    assert len({(tmp_path / f"{number}.zip").stat().st_size for number in range(8)}) == 1
+
+
+def fetch(url: str, path: Path) -> None:
+    with (
+        requests.get(f"{url}/api/2/export", params=RANGE, auth=AUTH, timeout=300, stream=True) as answer,
+        path.open("wb") as file,
+    ):
+        answer.raise_for_status()
+        for piece in answer.iter_content(MIB):
+            file.write(piece)
+    assert path.stat().st_size == int(answer.headers["content-length"])
+
+
+def cpu_seconds(process: "subprocess.Popen[str]") -> float:
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def unpacked_size(found: zipfile.ZipFile, name: str) -> int:
+    with found.open(name) as part, gzip.open(part) as lines:
+        return sum(len(chunk) for chunk in iter(lambda: lines.read(MIB), b""))
+
+
+def rezipped(source: Path, target: Path) -> float:
+    """Take the members of a zip into another, as they are; return the CPU seconds."""
+    began = time.process_time()
+    with zipfile.ZipFile(source) as found, zipfile.ZipFile(target, "w") as made:
+        for name in found.namelist():
+            with found.open(name) as member, made.open(name, "w") as copy:
+                shutil.copyfileobj(member, copy, MIB)
+    return time.process_time() - began
 
 
 def test_behind_a_certificate_of_its_own(tmp_path: Path):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import signal
 import socket
 import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +15,9 @@ import uvicorn
 from typing_extensions import override
 
 from amp_pipeline.core.errors import ConfigError
+
+_M_ARENA_MAX = -8
+"""Of glibc's malloc.h."""
 
 _GRACE_SECONDS = 20
 """How long answers may go on once the process was told to stop; less than the 30 s after which Kubernetes kills."""
@@ -86,8 +91,18 @@ def server(app: Any, certificate: Certificate | None = None) -> uvicorn.Server:
 
 
 def run(serving: uvicorn.Server, at: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT, then let answers end for a while."""
+    """Serve until SIGTERM or SIGINT, then let answers end for a while; for a process that does nothing else."""
+    _share_memory_among_threads()
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn stops at them, then raises them again for who was there before: that is us, and all is done.
         signal.signal(number, lambda *_: None)
     serving.run(sockets=[at])
+
+
+def _share_memory_among_threads() -> None:
+    """Let threads take memory from two places, not from one each that they fill with gaps: 35 MiB less of 125.
+
+    Of glibc (``mallopt(3)``); other systems don't need it, or don't have it.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
