@@ -1,6 +1,5 @@
 """Databases that tests load into, looked at by connections of their own."""
 
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from amp_pipeline.loading.duckdb import DuckDB
 from amp_pipeline.loading.postgres import Postgres
 from amp_pipeline_tests.postgres_server import Postgres as Server
 
-_NUMBERS = itertools.count()
+SECOND = "second"
+"""Another schema that tests may load into."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,11 @@ class Place:
 
 
 def place(kind: str, folder: Path, server: Server) -> Place:
-    return Place(folder, server.new_database(f"d{next(_NUMBERS)}") if kind == "postgres" else None)
+    """Return an empty one."""
+    if kind != "postgres":
+        return Place(folder, None)
+    server.drop("amp_pipeline", SECOND)
+    return Place(folder, server)
 
 
 def wanted(name: Name, frame: pl.DataFrame) -> list[tuple[Any, ...]]:

@@ -16,7 +16,7 @@ from amp_pipeline.destinations.parquet import ParquetFile
 from amp_pipeline.loading import database as databases
 from amp_pipeline.loading.database import NO_EVENTS, WHOLE, Database
 from amp_pipeline_tests.builders import FIRST_HOUR
-from amp_pipeline_tests.loading.places import Place, in_order, place, wanted
+from amp_pipeline_tests.loading.places import SECOND, Place, in_order, place, wanted
 from amp_pipeline_tests.postgres_server import Postgres as Server
 
 OWNER = "9/7/all"
@@ -307,7 +307,7 @@ def test_a_schema_holds_the_tables_of_one_delivery(database: Place, tmp_path: Pa
             LoadError, match="the schema amp_pipeline holds the tables of 9/7/all; load 9/7/other into an"
         ):
             one.prepare("9/7/other")
-    with database.opened("second") as one:
+    with database.opened(SECOND) as one:
         one.prepare("9/7/other")
         assert one.hours() == {}
     assert database.count("event") == 1
