@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 
 from amp_pipeline.config import Organization
 from amp_pipeline.core.errors import AmpError
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.ticks import Cursor, Request, Tick
 from amp_pipeline.destinations.archive import By
+from amp_pipeline.needs import TABLES
 from amp_pipeline.run import OpenStore, OrganizationRun
 from amp_pipeline.scheduling import Scheduler
 
@@ -94,19 +96,30 @@ def execute(organization: Organization, stores: OpenStore, request: Request, now
     stages = {"raw_events": one.raw.land, "deduped_events": one.deduped.dedupe, "merged_ids": run.merged.merge}
     for name, stage in stages.items():
         if name in request.what:
-            for hour in request.hours:
-                try:
-                    stage(hour, force=request.forced)
-                except AmpError as error:
-                    failures[name, hour] = str(error)
+            _each(name, request.hours, partial(stage, force=request.forced), failures)
             if failures:
                 return failures
     for delivery in one.project.deliveries:
         if delivery.name in request.what:
             archive = one.archive(delivery)
-            for hour in request.hours:
-                try:
-                    one.deliver(archive, delivery, hour, by, force=request.forced)
-                except AmpError as error:
-                    failures[delivery.name, hour] = str(error)
+            deliver = partial(one.deliver, archive, delivery, by=by, force=request.forced)
+            _each(delivery.name, request.hours, deliver, failures)
+        if delivery.name + TABLES in request.what:
+            tables = one.tables(delivery)
+            write = partial(tables.write_hour, by=by, force=request.forced)
+            if written := _each(delivery.name + TABLES, request.hours, write, failures):
+                tables.finish(written, by, force=request.forced)
     return failures
+
+
+def _each(name: str, hours: Sequence[Hour], work: Callable[[Hour], object], failures: Failures) -> list[Hour]:
+    """Do the work of each hour; return those that did not fail."""
+    done: list[Hour] = []
+    for hour in hours:
+        try:
+            work(hour)
+        except AmpError as error:
+            failures[name, hour] = str(error)
+        else:
+            done.append(hour)
+    return done
