@@ -141,8 +141,8 @@ class Exported:
         return delivered, claimed
 
     def _is_later(self, missing: Hour, last: Hour, delivered: set[Hour]) -> bool:
-        """Tell whether an hour after ``missing`` has been delivered."""
-        if any(hour > missing for hour in delivered) or (self._newest is not None and self._newest > missing):
+        """Tell whether an hour after ``missing`` has been delivered, or itself was when somebody asked before."""
+        if any(hour > missing for hour in delivered) or (self._newest is not None and self._newest >= missing):
             return True
         for beginning in _months_from(last.date, self._today()):
             for info in self.store.find(self._names.manifests_prefix(beginning)):

@@ -217,6 +217,8 @@ def test_missing_hour_is_told_where_the_next_one_comes_years_later(shop: Shop, i
 def test_newest_hour_that_is_written_again_is_not_called_empty(shop: Shop, its_server: ExportServer):
     assert hours_of(ask(its_server, 5, 5)) == [5]
     shop.manifest(5).unlink()
+    # It was there before.
+    assert ask(its_server, 5, 5).status_code == 503
     shop.manifest(5).with_suffix(".claim").write_bytes(b"{}")
     with serving(shop.one) as another:
         answer = ask(another, 5, 5)
