@@ -8,7 +8,7 @@ nothing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 
 from amp_pipeline.config import Project
@@ -216,6 +216,9 @@ class Pulling:
     def _put_more(self, hour: Hour, answer: Answer, files: Sequence[File], before: Receipt) -> list[Pulled]:
         """Add what is new. Who asked twice gets mostly the same files, which are known by their content."""
         objects = [one for one in before.objects if self._is_as_pulled(one)]
+        # What was added by a run that was killed before it could write the receipt.
+        added = self._there(hour) - {one.name for one in before.objects}
+        objects += [self._found(name) for name in sorted(added)]
         known = {one.content for one in objects}
         new = [file for file in files if file.content not in known]
         if not new:
@@ -250,6 +253,22 @@ class Pulling:
         known |= found
         # Of a line that is too long nothing but the file itself has all.
         return packer.finish(), whole or (too_long and bool(found))
+
+    def _found(self, name: str) -> Pulled:
+        digest, content = hashlib.sha256(), hashlib.sha256()
+        size = lines = 0
+
+        def packed() -> Iterator[bytes]:
+            nonlocal size
+            for chunk in self._store.chunks(name):
+                size += len(chunk)
+                digest.update(chunk)
+                yield chunk
+
+        for block in codec.unpack(packed(), name):
+            content.update(block)
+            lines += block.count(b"\n")
+        return Pulled(name=name, bytes=size, lines=lines, sha256=digest.hexdigest(), content=content.hexdigest())
 
     def _put_part(self, part: codec.Part, name: str) -> Pulled:
         content = hashlib.sha256()

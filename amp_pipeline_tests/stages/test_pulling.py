@@ -1,28 +1,33 @@
 import gzip
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from amp_pipeline.buckets import S3
 from amp_pipeline.config import Organization
 from amp_pipeline.core.errors import AmpError, LandingError
 from amp_pipeline.core.hours import Hour, between
 from amp_pipeline.deletion import UserDeletion
 from amp_pipeline.reconciliation import recent_hours, reconcile
-from amp_pipeline.run import OrganizationRun, ProjectRun
+from amp_pipeline.run import OpenStore, OrganizationRun, ProjectRun
 from amp_pipeline.sources import amplitude_http
 from amp_pipeline.sources.amplitude_http import SourceError
+from amp_pipeline.storage.objects import ObjectStore
 from amp_pipeline.storage.urls import open_store
 from amp_pipeline.workspace.pulls import TroubleStore
 from amp_pipeline.workspace.records import RawRecord
 from amp_pipeline_tests.builders import FIRST_HOUR, HOUR_US, event
+from amp_pipeline_tests.conftest import new_bucket
 from amp_pipeline_tests.export_stand_in import KEYS, Packed, StandIn, stand_in
+from amp_pipeline_tests.laws.counting import ToldStore
 from amp_pipeline_tests.laws.deleting import USER, ask, traces
 from amp_pipeline_tests.laws.driver import run
+from amp_pipeline_tests.servers import ROOT, Server
 
 DAY = [FIRST_HOUR + number for number in range(24)]
 LATER = (FIRST_HOUR + 48).start
@@ -40,7 +45,7 @@ def name(hour: Hour, number: int = 0) -> str:
 
 
 def packed(*lines: bytes) -> bytes:
-    return gzip.compress(b"".join(line + b"\n" for line in lines))
+    return gzip.compress(b"".join(line + b"\n" for line in lines), mtime=0)
 
 
 def line(hour: Hour, number: int = 0) -> bytes:
@@ -55,13 +60,22 @@ def full(server: StandIn, hours: list[Hour] = DAY, lines: int = 3) -> None:
 class Trial:
     """A project that pulls from a server; each look at it is a run of its own, as after a restart."""
 
-    def __init__(self, base: Path, server: StandIn, now: datetime = LATER, **settings: Any) -> None:
+    def __init__(
+        self,
+        base: Path,
+        server: StandIn,
+        now: datetime = LATER,
+        s3: dict[str, Any] | None = None,
+        workspace: str = "",
+        **settings: Any,
+    ) -> None:
         self.now = now
         self.organization = Organization.model_validate(
             {
                 "id": 9,
                 "slug": "house",
-                "workspace": str(base / "workspace"),
+                "workspace": workspace or str(base / "workspace"),
+                "s3": s3,
                 "projects": [
                     {
                         "id": 7,
@@ -74,8 +88,8 @@ class Trial:
             }
         )
 
-    def run(self, hours: list[Hour] = DAY) -> ProjectRun:
-        run = OrganizationRun(self.organization, now=lambda: self.now).projects["shop"]
+    def run(self, hours: list[Hour] = DAY, stores: OpenStore = open_store) -> ProjectRun:
+        run = OrganizationRun(self.organization, stores, now=lambda: self.now).projects["shop"]
         run.raw.expect(hours)
         return run
 
@@ -387,3 +401,65 @@ def test_reconciliation_asks_for_the_last_days_again(trial: Trial, server: Stand
     assert [found[hour] for hour in DAY[:20]] == ["agrees"] * 20
     assert not [hour for hour in hours if found[hour] == "wrong"]
     assert trial.counts(DAY[20:21]) == [4]
+
+
+class _KilledError(BaseException):
+    """Ends a run at once, whatever it would have tidied up for an error."""
+
+
+def pulled(trial: Trial) -> dict[str, bytes]:
+    store = trial.run().raw.source
+    return {info.name: store.get(info.name) for info in store.find("")}
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_pull_that_is_killed_at_any_call_is_finished_by_the_next(tmp_path: Path, server: StandIn, again: bool):
+    hours = DAY[:2]
+
+    def trial_of(number: int) -> Trial:
+        full(server, hours)
+        trial = Trial(tmp_path / str(number), server)
+        if again:
+            trial.counts(hours)
+            server.hours[hours[0]] += [Packed(name(hours[0], 5), packed(line(hours[0], 5), line(hours[0], 1)))]
+        else:
+            server.hours[hours[0]] += [Packed(name(hours[0], 5), packed(line(hours[0], 5)))]
+        return trial
+
+    undisturbed = trial_of(0)
+    expected_counts = undisturbed.counts(hours, force=again)
+    expected = pulled(undisturbed)
+    assert expected_counts == [4, 3]
+    at = calls = 0
+    while at == calls:
+        at, calls = at + 1, 0
+        trial = trial_of(at)
+
+        def tell(method: str, uri: str, at: int = at) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == at:
+                raise _KilledError
+
+        def told(url: str, s3: S3 | None = None, tell: Callable[[str, str], None] = tell) -> ObjectStore:
+            return ToldStore(open_store(url, s3), tell)
+
+        try:
+            one = trial.run(hours, told)
+            for hour in hours:
+                one.raw.land(hour, force=again)
+        except _KilledError:
+            assert trial.counts(hours, force=again) == expected_counts, at
+            assert pulled(trial) == expected, at
+    assert at > 30
+
+
+def test_what_is_pulled_may_lie_in_a_bucket(tmp_path: Path, server: StandIn, moto_server: Server):
+    full(server)
+    s3 = moto_server.settings().model_dump(mode="json", exclude_defaults=True)
+    s3 |= {"secret_access_key": ROOT[1]}
+    trial = Trial(tmp_path, server, s3=s3, workspace=f"s3://{new_bucket(moto_server)}/workspace")
+    assert trial.counts() == [3] * 24
+    assert trial.counts() == [3] * 24
+    server.hours[DAY[2]].append(Packed(name(DAY[2], 1), packed(line(DAY[2], 8), line(DAY[2], 1))))
+    assert trial.counts(force=True) == [3, 3, 4] + [3] * 21
