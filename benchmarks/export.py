@@ -2,7 +2,7 @@
 
     python benchmarks/export.py FOLDER [--events 1150000] [--runs 3]
 
-* serve: `amp-pipeline serve export`, its answer read and thrown away. Beside it: the same files zipped, and thrown away.
+* serve: `amp-pipeline serve export`, its answer read and thrown away. Beside it: the same files zipped to nowhere.
 * pull: the hour's zip fetched, every file checked (CRC, gzip, lines, digests), put into the workspace. Beside it: the
   zip fetched, unpacked to the last byte and packed again with ISA-L.
 * all: pulled, indexed, deduplicated and delivered.
@@ -212,7 +212,7 @@ def _pull(folder: Path, url: str, hour: events.Hour, *, deliver: bool) -> dict[s
     started = time.perf_counter()
     if pulling is None or not pulling.pull(key):
         raise SystemExit("nothing was pulled")
-    receipt = pulling.receipt(key)
+    receipt = pulling.hours.receipt(key)
     result: dict[str, Any] = {
         "pull_seconds": round(time.perf_counter() - started, 2),
         "lines": sum(one.lines for one in receipt.objects) if receipt else 0,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import NamedTuple
 
 from amp_pipeline.core.hours import Hour
@@ -21,6 +21,9 @@ BY_HOUR = Hour.parse("2014-11-12-00:00")
 NO_EVENTS = Hour.parse("2012-01-01-00:00")
 """Amplitude has no events of this hour: who asks for it learns whether the keys are right, and waits for nothing."""
 
+NOT_YET = "amp-pipeline-not-yet"
+"""Header of ``amp-pipeline serve export``: the first hour of the range that is not delivered so far."""
+
 _MEMBER = re.compile(r"(?:.*/)?(\d+)_(\d{4}-\d{2}-\d{2})(?:_(\d{1,2}))?(?:#(-?\d+))?\.json((?:\.gz|\.zst)?)")
 
 
@@ -32,6 +35,19 @@ def stamp(hour: Hour) -> str:
         '20261120T05'
     """
     return f"{hour.date:%Y%m%d}T{hour.of_day:02d}"
+
+
+def parse_stamp(text: str) -> Hour:
+    """Return the hour that :func:`stamp` writes.
+
+    Raises:
+        ValueError: It is none.
+
+    Example:
+        >>> parse_stamp("20261120T05").key
+        '2026-11-20-05:00'
+    """
+    return Hour.of(datetime.strptime(text, "%Y%m%dT%H").replace(tzinfo=UTC))
 
 
 class Member(NamedTuple):

@@ -16,7 +16,7 @@ import requests
 
 from amp_pipeline.core import codec
 from amp_pipeline.core.errors import DamagedObjectError
-from amp_pipeline.core.export_api import EXPORT, NO_EVENTS, Member, member, stamp
+from amp_pipeline.core.export_api import EXPORT, NO_EVENTS, NOT_YET, Member, member, parse_stamp, stamp
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.lines import split
 from amp_pipeline.source_settings import AmplitudeExport
@@ -53,6 +53,8 @@ class Answer:
     path: Path
     """Of the zip."""
     files: Sequence[File] = field(default_factory=list[File])
+    not_yet: Hour | None = None
+    """First hour of the range that the server does not have so far, where it says so; our own does."""
 
     def chunks(self, file: File) -> Iterator[bytes]:
         """Yield the bytes of a file of the answer, packed as it came."""
@@ -91,11 +93,11 @@ class ExportApi:
                 raise TooLargeError(f"{answer.status_code}{f': {text}' if text else ''}")
             if answer.status_code == 404:
                 self._refuse_other_servers(answer)
-                return Answer(path)
+                return Answer(path, not_yet=_not_yet(answer))
             with path.open("wb") as file:
                 for chunk in answer.iter_content(_CHUNK_BYTES):
                     file.write(chunk)
-            return Answer(path, self._files(path, wanted))
+            return Answer(path, self._files(path, wanted), _not_yet(answer))
 
         params = {"start": stamp(hours[0]), "end": stamp(hours[-1])}
         return self._http.read(EXPORT, read, params, seen={400, 404, 504})
@@ -161,6 +163,11 @@ class ExportApi:
         except DamagedObjectError as error:
             raise BrokenAnswerError(f"a file of it is damaged: {error}") from None
         return File(found, info.filename, size, lines + (not ended), digest.hexdigest(), content.hexdigest())
+
+
+def _not_yet(answer: requests.Response) -> Hour | None:
+    told = answer.headers.get(NOT_YET)
+    return None if told is None else parse_stamp(told)
 
 
 def lines_of(answer: Answer, file: File) -> Iterator[bytes]:

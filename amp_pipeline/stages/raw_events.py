@@ -146,7 +146,7 @@ class RawEvents:
 
     def pulled_objects(self, hour: Hour) -> list[str]:
         """Return the names of what was pulled of an hour, in :attr:`source`; none where the landing is not ours."""
-        return self._pulling.objects(hour) if self._pulling is not None else []
+        return self._pulling.hours.objects(hour) if self._pulling is not None else []
 
     def is_complete(self, hour: Hour) -> bool:
         """Tell whether the source says that the hour is complete; always where it has no markers."""
@@ -343,7 +343,7 @@ class RawEvents:
         self, hour: Hour, inputs: list[tuple[str, str, ObjectInfo]], before: RawRecord | None, scan: Scan
     ) -> RawRecord:
         large = sum(info.size for _, _, info in inputs) >= LARGE_BYTES
-        receipt = self._pulling.receipt(hour) if self._pulling is not None else None
+        receipt = self._pulling.hours.receipt(hour) if self._pulling is not None else None
         self._pulled_as = {one.name: one.sha256 for one in receipt.objects} if receipt else {}
         read = [self._scan_object(hour, scan, *item, large=large) for item in inputs]
         landed = scan.keys.events + scan.quarantined

@@ -236,7 +236,7 @@ def test_zips_of_all_kinds_are_read(trial: Trial, server: StandIn, method: int, 
     (record,) = [one for one in trial.land([DAY[5]]).values() if isinstance(one, RawRecord)]
     assert [item.object for item in record.inputs] == [name(DAY[5], 1), name(DAY[5], 2), "7/7_2024-05-06_5#10.json"]
     pulling = trial.run().pulling
-    receipt = pulling.receipt(DAY[5]) if pulling else None
+    receipt = pulling.hours.receipt(DAY[5]) if pulling else None
     assert receipt is not None
     assert [one.lines for one in receipt.objects] == [1, 2, 1]
 
