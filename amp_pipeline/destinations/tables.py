@@ -101,8 +101,11 @@ class Tables:
                     # From here on the bucket may hold something else; a run that is killed must not seem to have ended.
                     self.records.save_hour(hour, msgspec.structs.replace(record, manifest_sha256="", made_of=None))
                 record = self._write(hour, manifest, made_of, claim)
-            record = msgspec.structs.replace(record, manifest_sha256=digest, delivered=manifest.counts.delivered)
+            record = msgspec.structs.replace(record, manifest_sha256="", delivered=manifest.counts.delivered)
             self.records.save_hour(hour, record)
+        # Only now that the hour is given back: who is killed before is followed by a run that does that.
+        record = msgspec.structs.replace(record, manifest_sha256=digest)
+        self.records.save_hour(hour, record)
         return record
 
     def finish(self, hours: Iterable[Hour], by: By, *, force: bool = False) -> WholeTables:
@@ -196,7 +199,10 @@ class Tables:
         if not all(self._is_merged("months", month, "days") for month in months):
             return None
         whole = self.records.whole()
-        return whole if whole is not None and self._is_as_known(whole, self._below("months"), snapshot) else None
+        if whole is None or not self._is_as_known(whole, self._below("months"), snapshot):
+            return None
+        # A run that was killed may have left its claim.
+        return whole if self.store.head(self.names.tables_claim()) is None else None
 
     def _is_as_known(self, whole: WholeTables, made_of: Mapping[str, str], snapshot: Snapshot | None) -> bool:
         return (
