@@ -67,6 +67,7 @@ _WAS_LOADED = "SELECT 1 FROM {own}loaded_hours WHERE hour = {hour}"
 _FORGET = ("DELETE FROM {own}loaded_hours", "DELETE FROM {own}loaded_tables", "DELETE FROM {own}event_repeat")
 _FORGET_TABLE = "DELETE FROM {own}loaded_tables WHERE name = {name}"
 _REMEMBER_TABLE = "INSERT INTO {own}loaded_tables SELECT {name}, {sha256}"
+_IS_THERE = "SELECT 1 FROM information_schema.schemata WHERE schema_name = {schema}"
 _COUNT = "SELECT count(*) FROM {table}"
 
 
@@ -145,7 +146,9 @@ class Database(ABC):
             LoadError: The schema holds those of another delivery.
         """
         with self.transaction():
-            self.run("CREATE SCHEMA IF NOT EXISTS " + self.names["own"].removesuffix("."))
+            if not self.run(_IS_THERE, schema=self.schema):
+                # IF NOT EXISTS would ask for the right to make one also where there is one.
+                self.run("CREATE SCHEMA " + self.names["own"].removesuffix("."))
             for statement in _OWN:
                 self.run(statement)
             known = {str(what): str(value) for what, value in self.run("SELECT what, value FROM {own}loaded_from")}

@@ -160,14 +160,19 @@ class Postgres(Database):
 
 def _csv(table: Table, file: Path) -> Iterator[bytes]:
     """Yield the rows of a Parquet file as PostgreSQL's CSV, in which an empty text has quotes and null has none."""
+    columns = [column.name for column in table.columns]
     with pq.ParquetFile(file) as parquet:
-        for batch in parquet.iter_batches(_BATCH_ROWS, columns=[column.name for column in table.columns]):
-            frame = pl.DataFrame(batch)
-            data = _written(frame)
-            if b"\0" in data:
-                texts = pl.col(pl.String).str.replace_all("\0", "\ufffd", literal=True)
-                data = _written(frame.with_columns(texts))
-            yield data
+        # Of several row groups at once pyarrow keeps the packed bytes to the end.
+        for group in range(parquet.num_row_groups):
+            for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False):
+                yield _without_nul(pl.DataFrame(batch))
+
+
+def _without_nul(frame: pl.DataFrame) -> bytes:
+    data = _written(frame)
+    if b"\0" not in data:
+        return data
+    return _written(frame.with_columns(pl.col(pl.String).str.replace_all("\0", "\ufffd", literal=True)))
 
 
 def _written(frame: pl.DataFrame) -> bytes:

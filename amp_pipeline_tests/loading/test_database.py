@@ -2,11 +2,13 @@
 
 import random
 from collections.abc import Mapping
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psycopg
 import pytest
 
 from amp_pipeline.core.errors import LoadError
@@ -15,6 +17,7 @@ from amp_pipeline.core.tables import TABLES, Name
 from amp_pipeline.destinations.parquet import ParquetFile
 from amp_pipeline.loading import database as databases
 from amp_pipeline.loading.database import NO_EVENTS, WHOLE, Database
+from amp_pipeline.loading.postgres import Postgres
 from amp_pipeline_tests.builders import FIRST_HOUR
 from amp_pipeline_tests.loading.places import SECOND, Place, in_order, place, wanted
 from amp_pipeline_tests.postgres_server import Postgres as Server
@@ -261,6 +264,32 @@ def test_postgres_touches_only_rows_that_differ(server: Server, tmp_path: Path) 
         one.put_tables(whole(tmp_path, user=[user("k1"), user("k2", user_id=""), user("k4")]))
     after = dict(database.ask("SELECT user_key, xmin::text FROM amp_pipeline.user"))
     assert {key for key in after if after[key] == before.get(key)} == {"k1"}
+
+
+def test_postgres_needs_no_rights_beside_those_on_a_schema_that_is_there(server: Server, tmp_path: Path) -> None:
+    database = place("postgres", tmp_path, server)
+    with psycopg.connect(server.url) as connection:
+        for statement in (
+            "CREATE SCHEMA amp_pipeline",
+            "DROP ROLE IF EXISTS loader",
+            "CREATE ROLE loader LOGIN PASSWORD 'x'",
+            "GRANT USAGE, CREATE ON SCHEMA amp_pipeline TO loader",
+        ):
+            connection.execute(statement.encode())
+    address = f"postgresql://loader:x@/postgres?host={server.folder}"
+    with closing(Postgres(address, "amp_pipeline")) as one:
+        one.prepare(OWNER)
+        put(one, tmp_path, FIRST_HOUR, "a")
+        one.put_tables(whole(tmp_path, user=[user("k1")]))
+    assert database.count("user") == 1
+    with (
+        closing(Postgres(address, SECOND)) as one,
+        pytest.raises(LoadError, match="permission denied for database postgres .42501."),
+    ):
+        one.prepare(OWNER)
+    server.drop("amp_pipeline")
+    with psycopg.connect(server.url) as connection:
+        connection.execute("DROP ROLE loader")
 
 
 def test_join_that_does_not_hold_leaves_all_as_it_was(database: Place, tmp_path: Path) -> None:
