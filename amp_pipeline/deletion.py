@@ -153,9 +153,15 @@ class UserDeletion:
                 outdated = [
                     hour
                     for hour in hours
-                    if not one.is_delivered(archive, delivery, hour)
-                    and not self._is_as_of_old_settings(run, one, delivery.name, hour)
+                    if (
+                        not one.is_delivered(archive, delivery, hour)
+                        and not self._is_as_of_old_settings(run, one, delivery.name, hour)
+                    )
+                    or one.has_old_tables(delivery, hour)
                 ]
+                if hours and not outdated and delivery.tables and not one.tables(delivery).knows_dashboard():
+                    # Any hour will do: with it, tables are made without members who are deleted.
+                    outdated = hours[-1:]
                 if outdated:
                     found.setdefault(slug, {})[delivery.name] = outdated
         return found
@@ -188,7 +194,7 @@ class UserDeletion:
                         f"delivery {slug}.{delivery.name} {why}: {len(hours)} hours in {delivery.url} may hold events "
                         f"of the users, {_listed(hours)}"
                     )
-        return [*found, *self._forgotten_deliveries()]
+        return [*found, *self._forgotten_tables(), *self._forgotten_deliveries()]
 
     def receipt(self, concerned: Concerned, left: list[str], at: str, version: str) -> DeletionReceipt:
         """Return the receipt as things are ``at`` a time, what earlier runs of the deletion did included."""
@@ -249,6 +255,19 @@ class UserDeletion:
                     for file in decode(archive.store.get(archive.names.manifest(hour))).files:
                         if project is one or file.kind == "merged_ids":
                             yield archive.store, file.name, file.kind
+
+    def _forgotten_tables(self) -> Iterator[str]:
+        """Yield deliveries whose tables are kept no more, but lie there."""
+        one = self._run().projects[self._project.slug]
+        for delivery in self._project.deliveries:
+            records = one.tables(delivery).records
+            folder = f"{records.folder}/tables/"
+            if not delivery.tables and records.store.find(folder):
+                yield (
+                    f"delivery {self._project.slug}.{delivery.name} has tables no more, but those from before may hold "
+                    f"the users: remove {delivery.url}/tables/{self._project.id} and {records.store.uri(folder)}, or "
+                    "set tables to true, and resume"
+                )
 
     def _forgotten_deliveries(self) -> Iterator[str]:
         """Yield deliveries that are configured no more, but had hours that the suppression reaches."""

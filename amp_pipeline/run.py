@@ -96,6 +96,11 @@ class ProjectRun:
         store = self._of.open_store(delivery.url, organization.s3_of(delivery))
         return Tables(organization, self.project, delivery, self._of.workspace, store)
 
+    def has_old_tables(self, delivery: Delivery, hour: Hour) -> bool:
+        """Tell whether tables that are kept have an hour as it was before."""
+        tables = self.tables(delivery)
+        return delivery.tables and tables.records.hour(hour) is not None and not tables.is_current(hour)
+
     def deliver(self, archive: Archive, delivery: Delivery, hour: Hour, by: By, *, force: bool = False) -> Receipt:
         """Deliver ``hour`` as it is on record.
 

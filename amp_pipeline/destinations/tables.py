@@ -78,6 +78,11 @@ class Tables:
         whole = self.records.whole()
         return whole is not None and whole.made_of.get(month_of(day_of(hour)), "") == month.summary
 
+    def knows_dashboard(self) -> bool:
+        """Tell whether the tables were made with what the dashboard knows now, deleted users left out."""
+        whole, snapshot = self.records.whole(), self._dashboard.latest()
+        return whole is None or whole.dashboard == (snapshot.fingerprint if snapshot else "")
+
     def write_hour(self, hour: Hour, by: By, *, force: bool = False) -> HourTables:
         """Write the rows of the table ``event`` of an hour, unless they are there.
 

@@ -3,18 +3,24 @@
 import io
 import os
 import threading
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
 from amp_pipeline.config import Organization
 from amp_pipeline.core import summaries
+from amp_pipeline.core.dashboard import MEMBERS
 from amp_pipeline.core.errors import DeliveryError
+from amp_pipeline.deletion import UserDeletion
 from amp_pipeline.run import OrganizationRun
 from amp_pipeline.storage.objects import ObjectStore
 from amp_pipeline.storage.urls import open_store
+from amp_pipeline.workspace.dashboard import SCHEMAS, DashboardStore
 from amp_pipeline_tests import builders
 from amp_pipeline_tests.builders import BY, FIRST_HOUR, HOUR_US, event, object_name, put
 from amp_pipeline_tests.laws.deleting import AMPLITUDE_ID, USER, ask
@@ -25,6 +31,8 @@ from amp_pipeline_tests.laws.test_deletion import WHO, land
 from amp_pipeline_tests.laws.test_killed import CHANGES, Killer, copied, each_call, killer
 
 __all__ = ["killer"]
+
+MEMBER = 456789456789
 
 
 @pytest.fixture
@@ -184,3 +192,47 @@ def test_an_hour_that_is_not_delivered_has_no_tables(organization: Organization)
     tables = OrganizationRun(organization, Stores(organization)).projects["shop7"].tables(one)
     with pytest.raises(DeliveryError, match="materialize shop7/all/manifest for it first"):
         tables.write_hour(SIX_HOURS[1], BY)
+
+
+def test_a_deletion_has_the_tables_written_again_and_names_those_that_are_kept_no_more(
+    organization: Organization,
+) -> None:
+    stores = Stores(organization)
+    deliver(organization, stores)
+    project = organization.projects[0]
+    deletion = UserDeletion(organization, project, ask(organization, stores, **WHO), stores)
+    deletion.clean(deletion.search(lambda *_: None), lambda *_: None)
+    bare = with_tables(organization, "nobody")
+    # Archives are delivered again, and the run ends before the tables.
+    assert run(bare, SIX_HOURS, stores) == {}
+    found = deletion.to_deliver()["shop7"]
+    assert set(found) == {"all", "purchases"}
+    assert all(set(hours) <= set(SIX_HOURS[:4]) for hours in found.values())
+    assert "could not be written" in " ".join(deletion.unreached_buckets())
+    told = UserDeletion(bare, bare.projects[0], ask(bare, stores, **WHO), stores).unreached_buckets()
+    assert [("has tables no more" in one, "set tables to true" in one) for one in told] == [(True, True)] * 2
+    assert run(organization, SIX_HOURS, stores) == {}
+    assert traces_in_tables(organization, stores, USER, AMPLITUDE_ID) == []
+    assert (deletion.to_deliver(), deletion.unreached_buckets()) == ({}, [])
+
+
+def test_a_deletion_takes_members_of_cohorts_out_of_the_tables(organization: Organization) -> None:
+    stores = Stores(organization)
+    dashboard = DashboardStore(stores(organization.workspace), organization.id, 7)
+    at = datetime(2024, 6, 1, tzinfo=UTC)
+    rows = {"cohort_id": ["c", "c"], "amplitude_id": [MEMBER, MEMBER + 1], "user_id": [USER, "other"]}
+    members = dashboard.put_members("c", "1", at, pl.DataFrame(rows, schema=MEMBERS))
+    frames: Any = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
+    dashboard.save(frames, {"c": members}, {}, at=at, run="r", version="0")
+    deliver(organization, stores)
+    assert [name for name in traces_in_tables(organization, stores, MEMBER) if "user_cohort" in name]
+    deletion = UserDeletion(
+        organization, organization.projects[0], ask(organization, stores, amplitude_ids=[str(MEMBER)]), stores
+    )
+    assert deletion.search(lambda *_: None).events == set()
+    deletion.clean_dashboard()
+    assert deletion.to_deliver() == {"shop7": {"all": [SIX_HOURS[-1]], "purchases": [SIX_HOURS[-1]]}}
+    assert run(organization, SIX_HOURS[-1:], stores) == {}
+    assert traces_in_tables(organization, stores, MEMBER) == []
+    assert traces_in_tables(organization, stores, MEMBER + 1)
+    assert deletion.to_deliver() == {}
