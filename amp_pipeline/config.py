@@ -218,8 +218,7 @@ class Project(_Model):
     @classmethod
     def _first_hour_may_be_left_out(cls, value: Any) -> Any:
         source = value.get("source") if isinstance(value, dict) else None
-        pulled = isinstance(source, dict) and source.get("type") == "amplitude_export"
-        if not pulled or not isinstance(value, dict):
+        if not isinstance(value, dict) or not isinstance(source, dict) or source.get("type") != "amplitude_export":
             return value
         if value.get("first_hour") is None:
             return {**value, "first_hour": NOT_SAID}

@@ -125,13 +125,13 @@ class UserDeletion:
         Its deduplicated events stay, so they have to be there, and made of all of it.
         """
         raw, record = one.workspace.raw(hour), one.workspace.deduped(hour)
-        if raw is None or not one.raw.pulled_objects(hour):
+        if raw is None or not one.raw.landed.pulled_objects(hour):
             return ""
         # One that is gone with objects still there is one whose removal was killed.
         stands = record is not None and one.raw.is_current(hour) and not one.deduped.is_stale(hour, record)
         if not stands and not one.raw.is_gone(hour, raw):
             here = one.raw.suppressed.at(hour)
-            names = one.raw.pulled_objects(hour)
+            names = one.raw.landed.pulled_objects(hour)
             found = any(traces(one.raw.source, name, "events", here) for name in names)
             return "what was pulled of it is not deduplicated yet; run the hour, and this command again" * found
         one.raw.drop_deleted(hour, raw)
@@ -241,7 +241,7 @@ class UserDeletion:
                 for info in run.workspace.find(workspace.path(folder, hour)):
                     if info.name.endswith(".gz"):
                         yield run.workspace, info.name, kind
-        for name in one.raw.pulled_objects(hour):
+        for name in one.raw.landed.pulled_objects(hour):
             yield one.raw.source, name, "events"
         yield from self._delivered_objects(run, one, hour)
 

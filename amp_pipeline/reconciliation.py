@@ -93,8 +93,8 @@ def reconcile(
     for _, day_hours in groupby(hours, key=lambda hour: hour.date):
         day = list(day_hours)
         # What is new is late data. A source that does not answer is told of by the sensor that asks for hours.
-        run = OrganizationRun(organization, open_store, now=lambda: now)
-        run.projects[project.slug].raw.pull_again(day)
+        run = OrganizationRun(organization, open_store, now=now.timestamp)
+        run.projects[project.slug].raw.landed.pull_again(day)
         found = list(_Day(organization, narrowed, now, open_store).look(day))
         mark(organization, project, open_store, found)
         yield from found

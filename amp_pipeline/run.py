@@ -5,6 +5,7 @@ Made anew for each run, since listings and records are remembered while it lasts
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -82,7 +83,10 @@ class ProjectRun:
             return None
         troubles = TroubleStore(self._of.workspace, self._of.organization.id, self.project.id)
         api = ExportApi(source, self.project.id, Http(source, tell=lambda text: self.tell(text)))
-        return Pulling(self.project, source, store, troubles, api, self._of.now, lambda text: self.tell(text))
+        return Pulling(self.project, source, store, troubles, api, self._now, lambda text: self.tell(text))
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._of.now(), UTC)
 
     def archive(self, delivery: Delivery) -> Archive:
         """Return a delivery of the project."""
@@ -192,7 +196,7 @@ class OrganizationRun:
         open_store: OpenStore = open_store,
         *,
         reads: bool = True,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        now: Callable[[], float] = time.time,
     ) -> None:
         """Wire ``organization`` to the stores at its urls.
 
@@ -200,7 +204,7 @@ class OrganizationRun:
             organization: Whose stages.
             open_store: Opens stores.
             reads: Whether landings may be read, and hours pulled; else only what is on record of them counts.
-            now: Tells the time, aware: which hours a source has that is pulled from.
+            now: Tells the time in seconds since 1970: which hours a source has that is pulled from.
         """
         self.reads = reads
         self.now = now

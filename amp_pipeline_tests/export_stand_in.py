@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from typing_extensions import override
 
+from amp_pipeline.core.export_api import NOT_YET, stamp
 from amp_pipeline.core.hours import Hour, between
 from amp_pipeline_tests.listening import Handler, listening
 
@@ -59,6 +60,7 @@ class StandIn(http.server.ThreadingHTTPServer):
         self.retry_after: str | None = "0"
         self.most_bytes = 4 << 30
         self.zip64 = False
+        self.not_yet: Hour | None = None
 
     @property
     def url(self) -> str:
@@ -122,6 +124,8 @@ class _Handler(Handler):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
+        if server.not_yet is not None:
+            self.send_header(NOT_YET, stamp(server.not_yet))
         if status in (429, 500, 503) and server.retry_after is not None:
             self.send_header("Retry-After", server.retry_after)
         self.end_headers()

@@ -75,7 +75,7 @@ def _raw_events(organization: Organization, project: Project) -> dg.AssetsDefini
     def raw_events(context: dg.AssetExecutionContext, config: HourOptions) -> dg.MaterializeResult:
         run = OrganizationRun(organization).projects[project.slug]
         run.tell = context.log.info
-        run.raw.expect(Hour.parse(key) for key in context.partition_keys)
+        run.raw.landed.expect(Hour.parse(key) for key in context.partition_keys)
         done = each_hour(
             context,
             lambda hour: run.raw.land(hour, force=config.force),

@@ -22,11 +22,11 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from amp_pipeline.core.errors import StoreError
+from amp_pipeline.core.export_api import EXPORT, NOT_YET, stamp
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.services.exported import Answer, ChangedError, Exported, NotWholeError
 from amp_pipeline.source_settings import Keys
 
-PATH = "/api/2/export"
 _OTHERS_OF_API = "/api/2/"
 
 LIMIT_BYTES = 4_000_000_000
@@ -37,9 +37,6 @@ MOST_HOURS = 365 * 24
 
 AT_ONCE = 8
 """Answers at once: each holds a connection to the bucket and up to 4 MB."""
-
-NOT_YET_HEADER = b"amp-pipeline-not-yet"
-"""Names the first hour of the range that is not delivered so far; not there where all are."""
 
 _RETRY_SECONDS = 30
 _STALLED_SECONDS = 300
@@ -135,17 +132,17 @@ class ExportApi:
 
     async def _export(self, scope: Scope, receive: Receive, send: Send, request: _Request) -> None:
         path = scope["path"]
-        if path == PATH and scope["method"] != "GET":
-            raise _RefusedError(405, f"{PATH} is asked by GET.", {"allow": "GET"})
+        if path == EXPORT and scope["method"] != "GET":
+            raise _RefusedError(405, f"{EXPORT} is asked by GET.", {"allow": "GET"})
         if not path.startswith(_OTHERS_OF_API):
-            raise _RefusedError(404, f"Nothing is served here but {PATH}.")
+            raise _RefusedError(404, f"Nothing is served here but {EXPORT}.")
         archive = self._archive(scope)
         request.who = archive.label
-        if path != PATH:
+        if path != EXPORT:
             # Known to whoever has the keys alone, so that a connector that tries these paths learns whether they fit.
-            raise _RefusedError(404, f"Of Amplitude's APIs, {PATH} is served here and no other.")
+            raise _RefusedError(404, f"Of Amplitude's APIs, {EXPORT} is served here and no other.")
         first, last = _hours(scope)
-        request.hours = f"{_stamp(first)}-{_stamp(last)}"
+        request.hours = f"{stamp(first)}-{stamp(last)}"
         with self._place():
             answer = await self._found(archive, first, last)
             await self._stream(archive, answer, receive, send, request)
@@ -269,12 +266,8 @@ def _hours(scope: Scope) -> tuple[Hour, Hour]:
     return first, last
 
 
-def _stamp(hour: Hour) -> str:
-    return f"{hour.day.replace('-', '')}T{hour.of_day:02d}"
-
-
 def _not_yet(answer: Answer) -> dict[str, str]:
-    return {} if answer.not_yet is None else {NOT_YET_HEADER.decode(): _stamp(answer.not_yet)}
+    return {} if answer.not_yet is None else {NOT_YET: stamp(answer.not_yet)}
 
 
 def _again() -> dict[str, str]:

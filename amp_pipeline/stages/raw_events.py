@@ -7,7 +7,7 @@ whoever needs an hour's key index may make it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import cached_property
 
@@ -22,11 +22,10 @@ from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.lines import Block
 from amp_pipeline.core.suppression import Suppressed
 from amp_pipeline.core.telling import Rules, Teller
-from amp_pipeline.source_settings import AmplitudeExport
-from amp_pipeline.sources import landing
 from amp_pipeline.sources.landing import ObjectReader
 from amp_pipeline.stages.deletion import RawDeletion
-from amp_pipeline.stages.numbered import deleted_events, numbered, stray_origin, without
+from amp_pipeline.stages.landed import Found, Landed, accept_command, is_as_recorded
+from amp_pipeline.stages.numbered import deleted_events, numbered, without
 from amp_pipeline.stages.pulling import Pulling
 from amp_pipeline.stages.scan import Scan
 from amp_pipeline.stages.teller import Workers
@@ -65,7 +64,8 @@ class RawEvents:
             reads: Whether the landing's objects may be read; else what is on record of an hour is what landed.
             pulling: Brings hours into the landing where the source is an API.
         """
-        self._pulling = pulling
+        self.landed = Landed(project, source, workspace, pulling)
+        """What the landing has, and bringing hours into it."""
         self._pulled_as: dict[str, str] = {}
         self.reads = reads
         self._most_keys = most_keys
@@ -74,10 +74,6 @@ class RawEvents:
         self.project = project
         self.source = source
         self.workspace = workspace
-        self._pattern = project.events_pattern
-        self._listing = landing.events(source, project)
-        self._markers = landing.markers(source, project)
-        self._stray_days: dict[str, dict[str, list[ObjectInfo]]] = {}
         self._current: dict[Hour, RawRecord] = {}
         self._accepted: list[str] | None = None
         self._bounds = [project.first_hour.key, project.last_hour.key if project.last_hour else None]
@@ -104,70 +100,30 @@ class RawEvents:
                 raise
             return record
 
-    def expect(self, hours: Iterable[Hour]) -> None:
-        """Let hours be pulled together where the source is an API; those of a run."""
-        if self._pulling is not None:
-            self._pulling.expect(hours)
-
-    def pull_again(self, hours: Iterable[Hour]) -> list[AmpError]:
-        """Ask an API again for those of ``hours`` that were pulled, and add what is new; return what went wrong.
-
-        What was removed for the sake of deleted users stays away.
-        """
-        if self._pulling is None:
-            return []
-        pulled = [hour for hour in hours if self._pulling.is_pulled(hour)]
-        self._pulling.expect(pulled)
-        failed: list[AmpError] = []
-        for hour in pulled:
-            try:
-                self._pull(hour, again=True)
-            except AmpError as error:
-                failed.append(error)
-        return failed
-
     def drop_deleted(self, hour: Hour, record: RawRecord) -> bool:
         """Remove what was pulled of a recorded hour where deleted users are in it; tell whether that was done.
 
         The hour then stands as it is on record, as one does whose landing is gone.
         """
-        if self._pulling is None:
-            return False
         here = self.suppressed.at(min([hour, *map(Hour.parse, record.strays_out)]))
 
         def concerns(block: Block) -> bool:
             bad = record.quarantined and any(here.of_bad_line(line) is not None for line in block.lines)
             return bool(bad or here.find(block))
 
-        dropped = bool(here) and self._pulling.drop(hour, concerns)
-        if dropped:
-            self._forget_landing()
-        return dropped
-
-    def pulled_objects(self, hour: Hour) -> list[str]:
-        """Return the names of what was pulled of an hour, in :attr:`source`; none where the landing is not ours."""
-        return self._pulling.hours.objects(hour) if self._pulling is not None else []
+        return bool(here) and self.landed.drop(hour, concerns)
 
     def is_complete(self, hour: Hour) -> bool:
         """Tell whether the source says that the hour is complete; always where it has no markers."""
-        return self._markers is None or bool(self._markers.objects(hour))
+        return self.landed.is_complete(hour)
 
     def has_landed(self, hour: Hour) -> bool:
         """Tell whether anything of ``hour`` is in the landing, in strays, or on record."""
-        if hour in self._current or self._objects(hour) or self._strays_to(hour):
-            return True
-        return self.workspace.raw(hour) is not None
-
-    def _objects(self, hour: Hour) -> list[ObjectInfo]:
-        """Return the hour's objects in the landing; of one that was not pulled whole there are none yet."""
-        if isinstance(self.project.source, AmplitudeExport) and not self.is_complete(hour):
-            return []
-        return self._listing.objects(hour)
+        return hour in self._current or self.landed.has(hour) or self.workspace.raw(hour) is not None
 
     def uri(self, hour: Hour) -> str:
         """Return where the hour's landing objects are, for people."""
-        objects = self._objects(hour)
-        return self.source.uri(objects[0].name) if objects else self.source.uri(self._pattern.listing_prefix(hour.date))
+        return self.landed.uri(hour)
 
     def land(self, hour: Hour, *, force: bool = False) -> RawRecord:
         """Return what landed in ``hour``, reading the landing where it is new or has changed.
@@ -192,37 +148,23 @@ class RawEvents:
             # Before anything else, so that it does not depend on what became of the landing.
             record = self.without_deleted(hour, record, force=force)
         if force or record is None or not self.is_gone(hour, record):
-            self._pull(hour, again=force)
-        inputs = self._inputs(hour)
+            self.landed.pull(hour, again=force)
+        inputs = self.landed.inputs(hour)
         if record is not None:
             record = self._deletion.with_cleaned_strays(hour, record, [info for _, _, info in inputs])
             try:
-                frozen = self._vanished(hour, record, inputs)
+                frozen = self.landed.is_frozen(hour, record, inputs)
             except FrozenHourError:
-                if not self._pull(hour):
+                if not self.landed.pull(hour):
                     raise
-                inputs = self._inputs(hour)
-                frozen = self._vanished(hour, record, inputs)
-            if frozen or (
-                not force and self._judges_as(record) and _seen(record.inputs) == [_seen_now(*item) for item in inputs]
-            ):
+                inputs = self.landed.inputs(hour)
+                frozen = self.landed.is_frozen(hour, record, inputs)
+            if frozen or (not force and self._judges_as(record) and is_as_recorded(record, inputs)):
                 self._current[hour] = record
                 return record
         record = self._read(hour, inputs, record)
         self._current[hour] = record
         return record
-
-    def _pull(self, hour: Hour, *, again: bool = False) -> bool:
-        """Bring an hour into the landing where the source is an API and it is not there; tell whether it was asked."""
-        if self._pulling is None or not self._pulling.pull(hour, again=again):
-            return False
-        # Neighbours came with it.
-        self._forget_landing()
-        return True
-
-    def _forget_landing(self) -> None:
-        for listing in filter(None, (self._listing, self._markers)):
-            listing.forget()
 
     def is_current(self, hour: Hour) -> bool:
         """Tell whether the landing has what is on record of ``hour``, or has nothing of it any more.
@@ -238,10 +180,10 @@ class RawEvents:
             return False
         if not self.reads:
             self._current[hour] = record
-        inputs = self._inputs(hour)
-        if self._vanished(hour, record, inputs):
+        inputs = self.landed.inputs(hour)
+        if self.landed.is_frozen(hour, record, inputs):
             return True
-        return self._judges_as(record) and _seen(record.inputs) == [_seen_now(*item) for item in inputs]
+        return self._judges_as(record) and is_as_recorded(record, inputs)
 
     def list(self, hour: Hour) -> None:
         """List the landing of the hour's day, so that what is wrong with the landing itself shows.
@@ -249,14 +191,13 @@ class RawEvents:
         Raises:
             StoreError: It can't be listed.
         """
-        self._listing.objects(hour)
+        self.landed.list(hour)
 
     def seen(self, hour: Hour) -> str:
         """Return a fingerprint of all that tells what landed in ``hour``, from listings alone."""
         if self._accepted is None:
             self._accepted = self.workspace.acceptances()
-        listed = [(info.name, info.size, info.version) for info in [*self._objects(hour), *self._strays_to(hour)]]
-        return fingerprint(listed, self._accepted, self._bounds)
+        return fingerprint(self.landed.listed(hour), self._accepted, self._bounds)
 
     def recorded(self, hour: Hour) -> RawRecord | None:
         """Return what is on record of ``hour``, as far as that can be read."""
@@ -265,13 +206,13 @@ class RawEvents:
         except AmpError:
             return None
 
-    def landed_hours(self) -> list[Hour]:
+    def landed_hours(self) -> Sequence[Hour]:
         """Return all hours that have objects in the landing; this lists all of it."""
-        return self._listing.hours()
+        return self.landed.hours()
 
     def is_gone(self, hour: Hour, record: RawRecord) -> bool:
         """Tell whether the hour's landing objects, which there once were, are gone."""
-        return not self._objects(hour) and any(not item.stray_file for item in record.inputs)
+        return not self.landed.objects(hour) and any(not item.stray_file for item in record.inputs)
 
     def lines(self, record: RawRecord) -> Iterator[tuple[str, Sequence[int], Block]]:
         """Yield all lines of a recorded hour again, in the same positions: landing object, numbers in it, lines.
@@ -291,63 +232,21 @@ class RawEvents:
                     f"{self.source.uri(item.object)} changed while hour {record.hour} was read; run the hour again"
                 )
 
-    def _inputs(self, hour: Hour) -> list[tuple[str, str, ObjectInfo]]:
-        """Return landing object, file of strays ("" for the object itself) and what is known of it, in order."""
-        found = [(info.name, "", info) for info in self._objects(hour)]
-        for info in self._strays_to(hour):
-            origin = stray_origin(self.workspace.store, info.name)
-            # The project's first or last hour may have been set anew since those strays came.
-            named = self._pattern.hour_of(origin)
-            if named is not None and self.project.holds(named):
-                found.append((origin, info.name, info))
-        return sorted(found, key=lambda item: (self._pattern.order_of(item[0]), item[0]))
-
-    def _strays_to(self, hour: Hour) -> list[ObjectInfo]:
-        if hour.day not in self._stray_days:
-            by_folder: dict[str, list[ObjectInfo]] = {}
-            for info in self.workspace.stray_files(hour.day):
-                by_folder.setdefault(info.name.rpartition("/")[0], []).append(info)
-            self._stray_days[hour.day] = by_folder
-        return self._stray_days[hour.day].get(self.workspace.path("strays", hour), [])
-
-    def _vanished(self, hour: Hour, record: RawRecord, inputs: list[tuple[str, str, ObjectInfo]]) -> bool:
-        """Tell whether the hour is frozen: its landing is gone as a whole, so what is on record stands."""
-        had = {item.object for item in record.inputs if not item.stray_file}
-        have = {name for name, stray_file, _ in inputs if not stray_file}
-        gone = sorted(name for name in had - have if not self.workspace.accepted(name, ""))
-        if not gone:
-            return False
-        if have:
-            raise LandingError(
-                f"{self.source.uri(gone[0])} has vanished from the landing of hour {hour}; "
-                f"put it back, or accept that it is gone: {_accept_command(self.project, gone[0])}"
-            )
-        strays = [_seen_now(*item) for item in inputs if item[1]]
-        if strays != _seen([item for item in record.inputs if item.stray_file]):
-            raise FrozenHourError(
-                f"late events came in for hour {hour}, whose landing objects are gone ({self.source.uri(gone[0])}, …); "
-                "put them back and run the hour again"
-            )
-        return True
-
     def _judges_as(self, record: RawRecord) -> bool:
         """Tell whether the project's first and last hour, maybe set anew, would tell the same lines apart."""
         strays = all(self.project.holds(Hour.parse(key)) for key in record.strays_out)
         return record.bounds == self._bounds or (strays and "outside_project" not in record.reasons)
 
-    def _read(self, hour: Hour, inputs: list[tuple[str, str, ObjectInfo]], before: RawRecord | None) -> RawRecord:
+    def _read(self, hour: Hour, inputs: Sequence[Found], before: RawRecord | None) -> RawRecord:
         with scratch() as folder, closing(Scan(folder, self._most_keys, self._deletion.of(hour))) as scan:
             return self._record(hour, inputs, before, scan)
 
-    def _record(
-        self, hour: Hour, inputs: list[tuple[str, str, ObjectInfo]], before: RawRecord | None, scan: Scan
-    ) -> RawRecord:
+    def _record(self, hour: Hour, inputs: Sequence[Found], before: RawRecord | None, scan: Scan) -> RawRecord:
         large = sum(info.size for _, _, info in inputs) >= LARGE_BYTES
-        receipt = self._pulling.hours.receipt(hour) if self._pulling is not None else None
-        self._pulled_as = {one.name: one.sha256 for one in receipt.objects} if receipt else {}
+        self._pulled_as = self.landed.pulled_as(hour)
         read = [self._scan_object(hour, scan, *item, large=large) for item in inputs]
         landed = scan.keys.events + scan.quarantined
-        if before is None and not self._objects(hour) and landed < self.workspace.landed_before(hour):
+        if before is None and not self.landed.objects(hour) and landed < self.workspace.landed_before(hour):
             raise FrozenHourError(
                 f"more lines landed in hour {hour} before, but its record is gone or of another version, and its "
                 "landing objects are gone; put them back and run the hour again"
@@ -450,7 +349,7 @@ class RawEvents:
             raise LandingError(
                 f"{reader.damage}; put a whole copy in its place, "
                 "or accept it as it is, so that the lines before the damage "
-                f"count: {_accept_command(self.project, name)}"
+                f"count: {accept_command(self.project, name)}"
             )
         if held is None:
             return
@@ -493,22 +392,10 @@ class RawEvents:
         for file in set(planned) - set(written):
             self.workspace.store.delete(file)
         for day in {file.split("/")[-3] for file in planned}:
-            self._stray_days.pop(day, None)
+            self.landed.forget_strays(day)
             self._current = {hour: record for hour, record in self._current.items() if hour.day != day}
         self.workspace.store.put(plan, msgspec.json.encode(sorted(written)))
 
     def _forget(self, hour: Hour) -> None:
-        self._stray_days.pop(hour.day, None)
+        self.landed.forget_strays(hour.day)
         self._current.pop(hour, None)
-
-
-def _accept_command(project: Project, name: str) -> str:
-    return f"amp-pipeline accept --project {project.slug} '{name}'"
-
-
-def _seen(inputs: list[Input]) -> list[tuple[str, str, int, str]]:
-    return [(item.object, item.stray_file, item.size, item.version) for item in inputs]
-
-
-def _seen_now(name: str, stray_file: str, info: ObjectInfo) -> tuple[str, str, int, str]:
-    return name, stray_file, info.size, info.version

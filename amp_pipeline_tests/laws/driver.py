@@ -94,7 +94,7 @@ def run(organization: Organization, hours: Sequence[Hour], stores: OpenStore, na
     attempts = _Attempts()
     held = {slug: [hour for hour in hours if one.project.holds(hour)] for slug, one in this.projects.items()}
     for slug, one in this.projects.items():
-        one.raw.expect(held[slug])
+        one.raw.landed.expect(held[slug])
         attempts.of(slug, held[slug], one.raw.land)
     for slug, one in this.projects.items():
         attempts.of(slug, held[slug], one.deduped.dedupe)

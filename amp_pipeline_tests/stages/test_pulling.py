@@ -89,8 +89,8 @@ class Trial:
         )
 
     def run(self, hours: list[Hour] = DAY, stores: OpenStore = open_store) -> ProjectRun:
-        run = OrganizationRun(self.organization, stores, now=lambda: self.now).projects["shop"]
-        run.raw.expect(hours)
+        run = OrganizationRun(self.organization, stores, now=lambda: self.now.timestamp()).projects["shop"]
+        run.raw.landed.expect(hours)
         return run
 
     def land(self, hours: list[Hour] = DAY, *, force: bool = False) -> dict[Hour, RawRecord | str]:
@@ -363,9 +363,9 @@ def test_deleting_a_user_removes_what_was_pulled_of_their_hours(trial: Trial, se
     deletion = UserDeletion(trial.organization, trial.organization.projects[0], suppression)
     concerned = deletion.search(lambda *_: None)
     assert deletion.clean(concerned, lambda *_: None) == {}
-    assert not trial.run().raw.pulled_objects(DAY[3])
-    assert not trial.run().raw.pulled_objects(DAY[8])
-    assert trial.run().raw.pulled_objects(DAY[4])
+    assert not trial.run().raw.landed.pulled_objects(DAY[3])
+    assert not trial.run().raw.landed.pulled_objects(DAY[8])
+    assert trial.run().raw.landed.pulled_objects(DAY[4])
     # They stand as they are on record, without anything being asked for.
     asked = len(server.asked)
     assert run(trial.organization, DAY, open_store) == {}
@@ -463,3 +463,17 @@ def test_what_is_pulled_may_lie_in_a_bucket(tmp_path: Path, server: StandIn, mot
     assert trial.counts() == [3] * 24
     server.hours[DAY[2]].append(Packed(name(DAY[2], 1), packed(line(DAY[2], 8), line(DAY[2], 1))))
     assert trial.counts(force=True) == [3, 3, 4] + [3] * 21
+
+
+@pytest.mark.parametrize("first", [0, 5])
+def test_what_a_server_does_not_have_yet_is_no_empty_hour(trial: Trial, server: StandIn, first: int):
+    full(server, DAY[:first])
+    server.not_yet = DAY[first]
+    counts = trial.counts()
+    assert counts[:first] == [3] * first
+    assert all(
+        f"does not have hour {hour} yet" in str(count) for hour, count in zip(DAY[first:], counts[first:], strict=True)
+    )
+    server.not_yet = None
+    full(server)
+    assert trial.counts() == [3] * 24
