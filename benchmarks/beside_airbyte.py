@@ -1,10 +1,10 @@
 """Airbyte's connector to Amplitude and our own pull, side by side: when things go wrong, and what it costs.
 
     unshare --map-root-user --net --mount .venv/bin/python benchmarks/beside_airbyte.py FOLDER
-        [--part faults,cost] [--only NAME] [--events 100000,500000] [--runs 2]
+        [--part faults,lines,cost] [--only NAME] [--events 100000,500000] [--runs 2]
 
-The connector runs as it comes from the package index (`make clients` in `.venv-clients`), and it knows no other host
-than amplitude.com over https. So all of this runs in a network of its own, as root of it: there the name is this
+The connector runs as it comes from the package index (`make .venv-clients/.installed`), and it knows no other host than
+amplitude.com over https. So all of this runs in a network of its own, as root of it: there the name is this
 machine, and a certificate made on the spot is trusted. Both sides ask that same name with that same certificate.
 
 * faults: three days, 60 events an hour, no repeats, served by a stand-in of the Export API that spoils answers. Each
@@ -14,7 +14,10 @@ machine, and a certificate made on the spot is trusted. Both sides ask that same
 * cost: one hour, delivered by us, served by `amp-pipeline serve export` (`benchmarks/export.py` makes it). Airbyte's
   messages go to a file. Ours is measured twice: the pull alone, and pulled, indexed, deduplicated and delivered.
 
-Prints tables. Figures hold for the machine that they were measured on; ratios hold within a run.
+* lines: what becomes of lines whose numbers, escapes or keys are odd.
+
+Prints a line of JSON for each case, and a table of cost. Figures hold for the machine they were measured on; ratios
+hold within a run. The environment variable CONNECTOR names another version of the connector.
 """
 
 from __future__ import annotations
@@ -56,7 +59,7 @@ from amp_pipeline_tests.test_cli_serve import own_certificate
 
 REPO = Path(__file__).resolve().parents[1]
 CONNECTOR = shlex.split(os.environ.get("CONNECTOR", str(REPO / ".venv-clients" / "bin" / "source-amplitude")))
-"""Another version of the connector, by an environment variable: its command, which may have options behind."""
+"""Its command, which may have options behind."""
 
 PROJECT = 187520
 AN_HOUR = 60
@@ -91,8 +94,8 @@ def over_tls(context: ssl.SSLContext, port: int) -> Iterator[None]:
             while data := await reader.read(1 << 16):
                 writer.write(data)
                 await writer.drain()
-        except (ConnectionError, ssl.SSLError):
-            pass
+        except OSError:
+            pass  # One side has gone: the other is told by closing it.
         finally:
             writer.close()
 
