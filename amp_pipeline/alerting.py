@@ -65,7 +65,7 @@ class Subject:
     @property
     def key(self) -> str:
         """What its state is called in the workspace."""
-        noun = self._noun.replace(" ", "_")
+        noun = self._noun.replace(" ", "_").replace("/", ".")
         return "-".join(filter(None, (self.project and str(self.project.id), noun, "audit" * self.audited)))
 
     @property
@@ -108,6 +108,13 @@ def deliveries(organization: Organization) -> Iterator[Subject]:
         for delivery in project.deliveries:
             if delivery.enabled:
                 yield Subject(organization, project, delivery)
+
+
+def tables(organization: Organization) -> Iterator[Subject]:
+    """Yield the tables of deliveries; who is told of the project is told of them."""
+    for one in deliveries(organization):
+        if one.delivery is not None and one.delivery.tables:
+            yield Subject(organization, one.project, what=f"{one.delivery.name}/tables")
 
 
 def dashboards(organization: Organization) -> Iterator[Subject]:

@@ -23,6 +23,7 @@ from amp_pipeline.alerting import (
     dashboards,
     deliveries,
     failed_hour,
+    tables,
     trouble_of,
 )
 from amp_pipeline.buckets import S3
@@ -140,9 +141,8 @@ def _access_alerts(
             return alerting.saw(subject, trouble, lambda state: _done(context.instance, subject, state.failed))
 
         # Without the workspace nobody knows what was told before; that alone is told.
-        concerned = (
-            [workspace, *buckets, *audits, *_assets_before(organization)] if outcomes[workspace].ok else [workspace]
-        )
+        others = [*_assets_before(organization), *tables(organization)]
+        concerned = [workspace, *buckets, *audits, *others] if outcomes[workspace].ok else [workspace]
         for subject, missed in _each(tell, concerned, _TELL_SECONDS).items():
             _log(context, subject, missed)
         return dg.SensorResult(
@@ -377,4 +377,4 @@ def _by_op(organization: Organization) -> dict[str, Subject]:
     for one in deliveries(organization):
         if one.project is not None and one.delivery is not None:
             found[f"{one.project.slug}__{one.delivery.name}"] = one
-    return found
+    return found | {dg.AssetKey(one.asset.split("/")).to_python_identifier(): one for one in tables(organization)}

@@ -8,10 +8,12 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from amp_pipeline import config_files
+from amp_pipeline import alerting, config_files
 from amp_pipeline.core.hours import Hour, between
 from amp_pipeline.definitions import build_definitions
+from amp_pipeline.defs import alerts
 from amp_pipeline.defs.delivering import Delivering
+from amp_pipeline.defs.tables import tables_assets
 from amp_pipeline_tests.defs.shop import shop_in
 from amp_pipeline_tests.defs.test_runs import ALL, DEDUPED, MERGED, RAW, House, metadata, results
 
@@ -112,3 +114,13 @@ def test_amp_pipeline_deliver_writes_tables_too(house: House, folder: Path) -> N
     table.unlink()
     assert delivering.deliver(organization.projects[0], HOURS[:1]) == {}
     assert table.is_file()
+
+
+def test_people_are_told_of_tables_that_fail(folder: Path) -> None:
+    (organization,) = config_files.read(folder / "defs.yaml", {})
+    (subject,) = alerting.tables(organization)
+    assert (subject.asset, subject.name, subject.url) == (TABLES, "shop / all_events/tables", "")
+    # What is remembered of it lies beside what is remembered of others.
+    assert "/" not in subject.key
+    (step,) = [one.op.name for one in tables_assets(organization)]
+    assert alerts._by_op(organization)[step] == subject
