@@ -48,7 +48,7 @@ Params = Mapping[str, str | int]
 class SourceError(AmpError):
     """A server did not give what it was asked for, however often; the message holds no key and no address of a file."""
 
-    def __init__(self, message: str, kind: Kind, status: int = 0) -> None:
+    def __init__(self, message: str, kind: Kind, status: int = 0, *, broke_off: bool = False) -> None:
         """Say what is wrong.
 
         Args:
@@ -56,14 +56,26 @@ class SourceError(AmpError):
             kind: ``credentials``: keys or region are wrong; ``throttled``: too many requests; ``network``: no whole
                 answer came; ``server``: any other refusal.
             status: Of HTTP; 0 where there was no answer.
+            broke_off: An answer began and was not whole, or was waited for too long: asking for less may do.
         """
         super().__init__(message)
         self.kind: Kind = kind
         self.status = status
+        self.broke_off = broke_off
 
 
 class BrokenAnswerError(Exception):
     """Raised by who reads an answer: it is not whole; it is asked for again."""
+
+
+_BROKE_OFF = (
+    BrokenAnswerError,
+    requests.exceptions.ReadTimeout,
+    requests.exceptions.ChunkedEncodingError,
+    requests.exceptions.ContentDecodingError,
+    urllib3.exceptions.ProtocolError,
+    urllib3.exceptions.ReadTimeoutError,
+)
 
 
 class Http:
@@ -157,7 +169,8 @@ class Http:
                 if isinstance(trouble, OSError) and not isinstance(trouble, requests.RequestException):
                     # Of a disk that is full, say: the reader's own.
                     raise
-                error = SourceError(f"{self.base}{path} gave no whole answer: {_of_network(trouble)}", "network")
+                what = f"{self.base}{path} gave no whole answer: {_of_network(trouble)}"
+                error = SourceError(what, "network", broke_off=isinstance(trouble, _BROKE_OFF))
             again = error.kind in ("network", "throttled") or error.status in _AGAIN
             if not again:
                 raise error
@@ -277,4 +290,4 @@ def _causes(trouble: BaseException) -> Iterator[BaseException]:
 def _given_up(error: SourceError, tried: int, asked: float | None) -> SourceError:
     patience = f"; it asks to wait {asked:.0f} s" if asked else ""
     times = "once" if tried == 1 else f"{tried} times"
-    return SourceError(f"{error} (tried {times}{patience})", error.kind, error.status)
+    return SourceError(f"{error} (tried {times}{patience})", error.kind, error.status, broke_off=error.broke_off)

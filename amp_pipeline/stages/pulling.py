@@ -117,42 +117,51 @@ class Pulling:
         return max(1, min(self._most, _SAFE_BYTES // largest if largest else MOST_HOURS))
 
     def _pull(self, hours: Sequence[Hour]) -> None:
-        """Pull a range, in halves where it is too large; hours that can't be had are noted with the reason."""
+        """Pull a range, in halves where that may help; hours that can't be had are noted with the reason."""
         try:
-            asked = str(hours[0]) if len(hours) == 1 else f"{hours[0]} to {hours[-1]}"
-            self._tell(f"asking {self._api.address} for {asked}")
-            with scratch() as folder:
-                answer = self._api.pull(hours, folder)
-                size = sum(file.bytes for file in answer.files)
-                self._tell(f"{asked}: {sum(file.lines for file in answer.files)} lines, {size / 1e6:.1f} MB packed")
-                self._troubles_end()
-                for hour in hours:
-                    if answer.not_yet is not None and hour >= answer.not_yet:
-                        self._fail([hour], LandingError(f"{self._api.address} does not have hour {hour} yet"))
-                        continue
-                    self.hours.take(hour, answer)
-                    self._pulled[hour] = True
-                    self._again.add(hour)
+            self._ask(hours)
         except TooLargeError as error:
             self._tell(f"too large, or too slow ({error})")
-            smaller = halves(hours)
-            if smaller:
-                self._most = len(smaller[0])
-                for half in smaller:
-                    self._pull(half)
-                return
-            what = "the hour" if len(hours) == 1 else "the day"
-            self._fail(hours, LandingError(self._too_large(what, hours[0], error)))
+            if not self._pull_halves(hours):
+                self._fail(hours, LandingError(self._too_large(hours, error)))
         except SourceError as error:
-            self._fail(hours, error)
-            self._remember(error)
+            if not (error.broke_off and self._pull_halves(hours)):
+                self._fail(hours, error)
+                # Where others came, it is these hours that are broken, and not the source.
+                if not (error.broke_off and self._again):
+                    self._remember(error)
         except AmpError as error:
             self._fail([hour for hour in hours if hour not in self._again], error)
 
-    def _too_large(self, what: str, hour: Hour, error: TooLargeError) -> str:
+    def _ask(self, hours: Sequence[Hour]) -> None:
+        asked = str(hours[0]) if len(hours) == 1 else f"{hours[0]} to {hours[-1]}"
+        self._tell(f"asking {self._api.address} for {asked}")
+        with scratch() as folder:
+            answer = self._api.pull(hours, folder)
+            size = sum(file.bytes for file in answer.files)
+            self._tell(f"{asked}: {sum(file.lines for file in answer.files)} lines, {size / 1e6:.1f} MB packed")
+            self._troubles_end()
+            for hour in hours:
+                if answer.not_yet is not None and hour >= answer.not_yet:
+                    self._fail([hour], LandingError(f"{self._api.address} does not have hour {hour} yet"))
+                    continue
+                self.hours.take(hour, answer)
+                self._pulled[hour] = True
+                self._again.add(hour)
+
+    def _pull_halves(self, hours: Sequence[Hour]) -> bool:
+        """Pull a range in halves; tell whether it has any."""
+        smaller = halves(hours)
+        for half in smaller:
+            self._most = min(self._most, len(half))
+            self._pull(half)
+        return bool(smaller)
+
+    def _too_large(self, hours: Sequence[Hour], error: TooLargeError) -> str:
+        what = "the hour" if len(hours) == 1 else "the day from"
         return (
-            f"{self._api.address} can't give {what} {hour} ({error}): more than 4 GB, or more than it packs in time, "
-            "and there is no smaller range to ask for. Let Amplitude deliver it by its S3 export "
+            f"{self._api.address} can't give {what} {hours[0]} ({error}): more than 4 GB, or more than it packs in "
+            "time, and there is no smaller range to ask for. Let Amplitude deliver it by its S3 export "
             f"({S3_EXPORT}), and name that bucket as a source of type landing"
         )
 

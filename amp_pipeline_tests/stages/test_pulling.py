@@ -193,6 +193,20 @@ def test_a_broken_answer_is_asked_for_again(trial: Trial, server: StandIn, fault
     assert server.asked == [(DAY[0], DAY[-1])] * 3
 
 
+@pytest.mark.parametrize("fault", ["half", "flipped"])
+def test_an_hour_whose_answer_is_always_broken_fails_alone(tmp_path: Path, server: StandIn, fault: str):
+    full(server)
+    trial = Trial(tmp_path, server, attempts=2)
+    server.fault = lambda first, last, _: fault if first <= DAY[5] <= last else None
+    counts = trial.counts()
+    assert counts[:5] + counts[6:] == [3] * 23
+    assert "gave no whole answer" in str(counts[5])
+    assert trial.trouble() is None
+    server.fault = lambda *_: fault
+    assert "gave no whole answer" in str(trial.counts([DAY[5]])[0])
+    assert trial.trouble() == "network"
+
+
 def test_wrong_keys_are_told_as_such_and_asked_for_once(trial: Trial, server: StandIn):
     server.keys = ("another", "secret")
     counts = trial.counts()
