@@ -202,7 +202,7 @@ class Ours:
         for day in sorted({hour.day for hour in todo}):
             run = OrganizationRun(self._organization, now=lambda: now or datetime.now(UTC)).projects["bench"]
             of_day = [hour for hour in todo if hour.day == day]
-            run.raw.expect(of_day)
+            run.raw.landed.expect(of_day)
             for hour in of_day:
                 try:
                     run.raw.land(hour, force=again)
