@@ -200,7 +200,9 @@ class Ours:
         todo = [hour for hour in self._hours if again or hour not in self._delivered]
         too_early = 0
         for day in sorted({hour.day for hour in todo}):
-            run = OrganizationRun(self._organization, now=lambda: now or datetime.now(UTC)).projects["bench"]
+            run = OrganizationRun(self._organization, now=lambda: (now or datetime.now(UTC)).timestamp()).projects[
+                "bench"
+            ]
             of_day = [hour for hour in todo if hour.day == day]
             run.raw.landed.expect(of_day)
             for hour in of_day:
