@@ -16,7 +16,7 @@ import requests
 
 from amp_pipeline.core import codec
 from amp_pipeline.core.errors import DamagedObjectError
-from amp_pipeline.core.export_api import EXPORT, NO_EVENTS, NOT_YET, Member, member, parse_stamp, stamp
+from amp_pipeline.core.export_api import EXPORT, NO_EVENTS, NOT_YET, Member, halves, member, parse_stamp, stamp
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.lines import split
 from amp_pipeline.source_settings import AmplitudeExport
@@ -36,8 +36,8 @@ class File:
     """A file of an answer, which was unpacked once and found whole."""
 
     member: Member
-    name: str
-    """In the zip."""
+    info: zipfile.ZipInfo
+    """Where it is in the zip, in which a name may come twice."""
     bytes: int
     lines: int
     """Line ends, and a last line without one."""
@@ -58,7 +58,7 @@ class Answer:
 
     def chunks(self, file: File) -> Iterator[bytes]:
         """Yield the bytes of a file of the answer, packed as it came."""
-        with zipfile.ZipFile(self.path) as answer, answer.open(file.name) as opened:
+        with zipfile.ZipFile(self.path) as answer, answer.open(file.info) as opened:
             while chunk := opened.read(_CHUNK_BYTES):
                 yield chunk
 
@@ -100,7 +100,14 @@ class ExportApi:
             return Answer(path, self._files(path, wanted), _not_yet(answer))
 
         params = {"start": stamp(hours[0]), "end": stamp(hours[-1])}
-        return self._http.read(EXPORT, read, params, seen={400, 404, 504})
+        # Where fewer hours can't be asked for, 504 may be a bad moment: it is tried again.
+        seen = {400, 404, 504} if halves(hours) else {400, 404}
+        try:
+            return self._http.read(EXPORT, read, params, seen=seen)
+        except SourceError as error:
+            if error.status == 504:
+                raise TooLargeError(str(error)) from None
+            raise
 
     def try_out(self) -> None:
         """Ask for an hour that has no events, which costs nothing.
@@ -162,7 +169,7 @@ class ExportApi:
                 ended = block.endswith(b"\n")
         except DamagedObjectError as error:
             raise BrokenAnswerError(f"a file of it is damaged: {error}") from None
-        return File(found, info.filename, size, lines + (not ended), digest.hexdigest(), content.hexdigest())
+        return File(found, info, size, lines + (not ended), digest.hexdigest(), content.hexdigest())
 
 
 def _not_yet(answer: requests.Response) -> Hour | None:
@@ -172,5 +179,5 @@ def _not_yet(answer: requests.Response) -> Hour | None:
 
 def lines_of(answer: Answer, file: File) -> Iterator[bytes]:
     """Yield the lines of a file of an answer."""
-    for block in split(codec.unpack(answer.chunks(file), file.name)):
+    for block in split(codec.unpack(answer.chunks(file), file.info.filename)):
         yield from block.lines
