@@ -32,10 +32,11 @@ def made_anew(
     organization = real.organization
     stores = _scratch_stores(organization, folder, real.open_store)
     if alone:
-        again = OrganizationRun(organization, _over_what_is_there(stores, organization.workspace, real.workspace))
+        layered = _over_what_is_there(stores, organization.workspace, real.workspace)
+        again = OrganizationRun(organization, layered, pulls=False)
         _land_anew(again.projects[project.slug], hours)
         return again
-    again = OrganizationRun(organization, stores)
+    again = OrganizationRun(organization, stores, pulls=False)
     _copy_inputs(real, again)
     _copy_frozen(real, again)
     _land_around(again.projects[project.slug], hours)

@@ -83,7 +83,9 @@ class ProjectRun:
             return None
         troubles = TroubleStore(self._of.workspace, self._of.organization.id, self.project.id)
         api = ExportApi(source, self.project.id, Http(source, tell=lambda text: self.tell(text)))
-        return Pulling(self.project, source, store, troubles, api, self._now, lambda text: self.tell(text))
+        return Pulling(
+            self.project, source, store, troubles, api, self._now, lambda text: self.tell(text), asks=self._of.pulls
+        )
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._of.now(), UTC)
@@ -196,6 +198,7 @@ class OrganizationRun:
         open_store: OpenStore = open_store,
         *,
         reads: bool = True,
+        pulls: bool = True,
         now: Callable[[], float] = time.time,
     ) -> None:
         """Wire ``organization`` to the stores at its urls.
@@ -204,9 +207,11 @@ class OrganizationRun:
             organization: Whose stages.
             open_store: Opens stores.
             reads: Whether landings may be read, and hours pulled; else only what is on record of them counts.
+            pulls: Whether hours may be pulled; else those that were pulled are what landed.
             now: Tells the time in seconds since 1970: which hours a source has that is pulled from.
         """
         self.reads = reads
+        self.pulls = pulls
         self.now = now
         self.organization = organization
         self.open_store = open_store

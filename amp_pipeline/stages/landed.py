@@ -122,10 +122,26 @@ class Landed:
         Raises:
             AmpError: It can't be had.
         """
-        if self._pulling is None or not self._pulling.pull(hour, again=again):
+        if self._pulling is None:
             return False
-        self._forget()
-        return True
+        asked = self._pulling.pull(hour, self._stands, again=again)
+        # Another run may have pulled it since the day was listed.
+        if asked or not self.is_complete(hour):
+            self._forget()
+        return asked
+
+    def is_gone(self, hour: Hour, record: RawRecord) -> bool:
+        """Tell whether an hour's objects, which there once were, are gone."""
+        return not self.objects(hour) and any(not item.stray_file for item in record.inputs)
+
+    def _stands(self, hour: Hour) -> bool:
+        """Tell whether an hour is on record and what was pulled of it is gone: for deleted users, it stays away."""
+        try:
+            record = self._workspace.raw(hour)
+        except AmpError:
+            # It says so itself.
+            return True
+        return record is not None and self.is_gone(hour, record)
 
     def pull_again(self, hours: Iterable[Hour]) -> Sequence[AmpError]:
         """Ask an API again for those of ``hours`` that were pulled, and add what is new; return what went wrong.
@@ -145,9 +161,24 @@ class Landed:
         return failed
 
     def pulled_as(self, hour: Hour) -> dict[str, str]:
-        """Return the digests that objects of an hour had when they were pulled, by name."""
+        """Return the digests that objects of an hour had when they were pulled, by name.
+
+        Raises:
+            LandingError: One of them is gone.
+        """
         receipt = self._pulling.hours.receipt(hour) if self._pulling is not None else None
-        return {one.name: one.sha256 for one in receipt.objects} if receipt else {}
+        if receipt is None:
+            return {}
+        there = {info.name for info in self.objects(hour)}
+        for one in receipt.objects:
+            # What was added since the day was listed is late data.
+            is_there = one.name in there or self._source.head(one.name) is not None
+            if not is_there and not self._workspace.accepted(one.name, ""):
+                raise LandingError(
+                    f"{self._source.uri(one.name)} was pulled and is gone; run raw_events of hour {hour} again, "
+                    "forced: it is pulled again then"
+                )
+        return {one.name: one.sha256 for one in receipt.objects}
 
     def pulled_objects(self, hour: Hour) -> Sequence[str]:
         """Return the names of all that was pulled of an hour; none where the landing is not ours."""

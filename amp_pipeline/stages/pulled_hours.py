@@ -1,30 +1,43 @@
 """The hours that were pulled, as they lie in the workspace: objects named as Amplitude names them, and a receipt each.
 
 An hour is there once its receipt is written, after all its objects. What is pulled again only adds to what is there:
-lines that it has already are left out, and names that are taken stay as they are.
+lines that it has already are left out, and names that are taken stay as they are. One run at a time writes an hour:
+another would overwrite its objects, or take them for what a killed run left.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
 
 from amp_pipeline.core import codec
+from amp_pipeline.core.errors import DeliveryError
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.layout import ArchiveNames
 from amp_pipeline.core.lines import Block, left_out, split
+from amp_pipeline.destinations.claim import Claim
 from amp_pipeline.sources.amplitude_export import Answer, File, lines_of
 from amp_pipeline.storage.objects import ObjectStore
 from amp_pipeline.workspace.pulls import Pulled, Receipt, read_receipt, write_receipt
+
+PATIENCE_SECONDS = 60.0
+"""How long a run waits for another that writes the same hour."""
+
+_PAUSE_SECONDS = 0.2
 
 
 class PulledHours:
     """The landing that hours of a project are pulled into."""
 
-    def __init__(self, store: ObjectStore, project: int) -> None:
-        """Keep them in ``store``."""
+    def __init__(self, store: ObjectStore, project: int, now: Callable[[], datetime]) -> None:
+        """Keep them in ``store``; ``now`` tells people since when an hour is being written."""
         self._store = store
         self._names = ArchiveNames(0, project, "")
+        self._now = now
 
     def is_there(self, hour: Hour) -> bool:
         """Tell whether an hour was pulled whole."""
@@ -60,35 +73,65 @@ class PulledHours:
         """Remove what was pulled of an hour where something ``concerns`` whoever asks; tell whether that was done.
 
         The receipt goes first: without it the hour counts as not landed, whenever this is killed.
+
+        Raises:
+            DeliveryError: Another run is writing the hour.
         """
-        names = self.objects(hour)
-        if not any(concerns(block) for name in names for block in split(codec.unpack(self._store.chunks(name), name))):
-            return False
-        self._store.delete(self.receipt_name(hour))
-        for name in names:
-            self._store.delete(name)
-        return True
+        with self._claimed(hour):
+            names = self.objects(hour)
+            blocks = (block for name in names for block in split(codec.unpack(self._store.chunks(name), name)))
+            if not any(concerns(block) for block in blocks):
+                return False
+            self._store.delete(self.receipt_name(hour))
+            for name in names:
+                self._store.delete(name)
+            return True
 
     def take(self, hour: Hour, answer: Answer) -> None:
-        """Put what came of an hour where the landing is, and then its receipt."""
-        files = sorted((file for file in answer.files if file.member.hour == hour), key=lambda file: file.member.number)
-        before = self.receipt(hour)
-        if before is None:
-            objects = self._put_first(hour, answer, files)
-        else:
-            objects = self._put_more(hour, answer, files, before)
-        if before is None or objects != before.objects:
-            write_receipt(self._store, self.receipt_name(hour), Receipt(hour=hour.key, objects=objects))
+        """Put what came of an hour where the landing is, and then its receipt.
 
-    def _put_first(self, hour: Hour, answer: Answer, files: Sequence[File]) -> list[Pulled]:
+        Raises:
+            DeliveryError: Another run is writing the hour.
+        """
+        files = sorted((file for file in answer.files if file.member.hour == hour), key=lambda file: file.member.number)
+        with self._claimed(hour) as claim:
+            before = self.receipt(hour)
+            if before is None:
+                objects = self._put_first(hour, answer, files, claim)
+            else:
+                objects = self._put_more(hour, answer, files, before, claim)
+            if before is None or objects != before.objects:
+                write_receipt(self._store, self.receipt_name(hour), Receipt(hour=hour.key, objects=objects))
+
+    @contextmanager
+    def _claimed(self, hour: Hour) -> Iterator[Claim]:
+        """Be the only one that writes an hour; wait a while for who is at it."""
+        what = f"what is pulled of hour {hour} into {self._store.url}"
+        name = f"{self.receipt_name(hour)}.claim"
+        claim = Claim(self._store, name, what, f"of process {os.getpid()}", f"{self._now():%Y-%m-%dT%H:%M:%SZ}")
+        until = time.monotonic() + PATIENCE_SECONDS
+        with ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(claim)
+                    break
+                except DeliveryError:
+                    if time.monotonic() > until:
+                        raise
+                    time.sleep(_PAUSE_SECONDS)
+            yield claim
+
+    def _put_first(self, hour: Hour, answer: Answer, files: Sequence[File], claim: Claim) -> list[Pulled]:
         taken: set[str] = set()
-        objects = [self._put(answer, file, self._free_name(hour, file, taken)) for file in files]
+        objects = [self._put(answer, file, self._free_name(hour, file, taken), claim) for file in files]
         # What a run that was killed left, and the source has cut in another way since.
         for name in self._there(hour) - taken:
             self._store.delete(name)
         return objects
 
-    def _put_more(self, hour: Hour, answer: Answer, files: Sequence[File], before: Receipt) -> list[Pulled]:
+    def _put_more(
+        self, hour: Hour, answer: Answer, files: Sequence[File], before: Receipt, claim: Claim
+    ) -> list[Pulled]:
         """Add what is new. Who asked twice gets mostly the same files, which are known by their content."""
         objects = [one for one in before.objects if self._is_as_pulled(one)]
         # What was added by a run that was killed before it could write the receipt.
@@ -103,10 +146,11 @@ class PulledHours:
         taken -= damaged
         lines = self._digests(objects)
         for file in new:
+            claim.renew()
             part, whole = self._new_lines(answer, file, lines)
             if part.rows or whole:
                 name = self._free_name(hour, file, taken)
-                objects.append(self._put(answer, file, name) if whole else self._put_part(part, name))
+                objects.append(self._put(answer, file, name, claim) if whole else self._put_part(part, name))
         for name in damaged - taken:
             self._store.delete(name)
         return objects
@@ -169,8 +213,9 @@ class PulledHours:
             found.update(chunk)
         return found.hexdigest() == one.sha256
 
-    def _put(self, answer: Answer, file: File, name: str) -> Pulled:
-        self._store.put_chunks(name, answer.chunks(file))
+    def _put(self, answer: Answer, file: File, name: str, claim: Claim) -> Pulled:
+        claim.renew()
+        self._store.put_chunks(name, claim.renewed(answer.chunks(file)))
         return Pulled(name=name, bytes=file.bytes, lines=file.lines, sha256=file.sha256, content=file.content)
 
     def _free_name(self, hour: Hour, file: File, taken: set[str]) -> str:

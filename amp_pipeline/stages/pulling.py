@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
 from amp_pipeline.config import Project
-from amp_pipeline.core.errors import AmpError, LandingError
+from amp_pipeline.core.errors import AmpError, DeliveryError, LandingError
 from amp_pipeline.core.export_api import halves, together
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.lines import Block
@@ -37,6 +37,8 @@ class Pulling:
         api: ExportApi,
         now: Callable[[], datetime],
         tell: Callable[[str], None] = lambda _: None,
+        *,
+        asks: bool = True,
     ) -> None:
         """Pull hours of ``project``.
 
@@ -48,20 +50,23 @@ class Pulling:
             api: Answers.
             now: Tells the time, aware.
             tell: Is told what is asked, and what came.
+            asks: Whether anything may be asked for; else what was pulled is all there is.
         """
         self._project = project
         self._source = source
-        self.hours = PulledHours(store, project.id)
+        self.hours = PulledHours(store, project.id, now)
         """What was pulled."""
         self._troubles = troubles
         self._api = api
         self._now = now
         self._tell = tell
+        self._asks = asks
         self._expected: frozenset[Hour] = frozenset()
         self._most = MOST_HOURS
         self._pulled: dict[Hour, bool] = {}
         self._again: set[Hour] = set()
         self._failed: dict[Hour, AmpError] = {}
+        self._left: set[Hour] = set()
 
     def expect(self, hours: Iterable[Hour]) -> None:
         """Let neighbours of an hour that is pulled be pulled with it, where they are among ``hours``."""
@@ -78,18 +83,19 @@ class Pulling:
         self._pulled.pop(hour, None)
         return self.hours.drop(hour, concerns)
 
-    def pull(self, hour: Hour, *, again: bool = False) -> bool:
+    def pull(self, hour: Hour, stands: Callable[[Hour], bool] = lambda _: False, *, again: bool = False) -> bool:
         """Pull an hour, and with it neighbours that are expected and not there; tell whether anything was asked for.
 
         Args:
             hour: Of the project.
+            stands: Tells of neighbours that are not there whether they are not to be pulled either.
             again: Ask for it even if it was pulled, and add what is new. Once in a run.
 
         Raises:
             LandingError: The source does not have it yet, or can't give it.
             SourceError: The source does not answer.
         """
-        if self.is_pulled(hour) and (not again or hour in self._again):
+        if not self._asks or (self.is_pulled(hour) and (not again or hour in self._again)):
             return False
         if hour in self._failed:
             raise self._failed[hour]
@@ -100,9 +106,12 @@ class Pulling:
             one
             for one in self._expected
             if (again or not self.is_pulled(one)) and one not in self._again | self._failed.keys()
-            if self._is_there(one)
+            if self._is_there(one) and (one == hour or self.is_pulled(one) or not stands(one))
         }
         hours = [one for one in together(hour, wanted, self._at_once(hour)) if self._is_there(one)]
+        # Of days that are asked for as a whole.
+        others = [one for one in hours if one != hour and one not in wanted]
+        self._left = {one for one in others if not self.is_pulled(one) and stands(one)}
         self._pull(hours)
         if hour in self._failed:
             raise self._failed[hour]
@@ -142,10 +151,17 @@ class Pulling:
             self._tell(f"{asked}: {sum(file.lines for file in answer.files)} lines, {size / 1e6:.1f} MB packed")
             self._troubles_end()
             for hour in hours:
+                if hour in self._left:
+                    continue
                 if answer.not_yet is not None and hour >= answer.not_yet:
                     self._fail([hour], LandingError(f"{self._api.address} does not have hour {hour} yet"))
                     continue
-                self.hours.take(hour, answer)
+                try:
+                    self.hours.take(hour, answer)
+                except DeliveryError as error:
+                    # Another run is at it.
+                    self._fail([hour], error)
+                    continue
                 self._pulled[hour] = True
                 self._again.add(hour)
 

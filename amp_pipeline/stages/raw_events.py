@@ -212,7 +212,7 @@ class RawEvents:
 
     def is_gone(self, hour: Hour, record: RawRecord) -> bool:
         """Tell whether the hour's landing objects, which there once were, are gone."""
-        return not self.landed.objects(hour) and any(not item.stray_file for item in record.inputs)
+        return self.landed.is_gone(hour, record)
 
     def lines(self, record: RawRecord) -> Iterator[tuple[str, Sequence[int], Block]]:
         """Yield all lines of a recorded hour again, in the same positions: landing object, numbers in it, lines.
