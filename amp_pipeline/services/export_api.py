@@ -76,7 +76,8 @@ class _Request:
     def told(self) -> str:
         line = f"{self.status or '-'} {self.who} {self.hours} {self.sent} bytes {time.monotonic() - self.began:.2f} s"
         # What a bucket's server said may have several lines.
-        return f"{line}: {' '.join(self.why.split())}" if self.why else line
+        why = " ".join(self.why.split())
+        return f"{line}: {why}" if why else line
 
 
 class ExportApi:

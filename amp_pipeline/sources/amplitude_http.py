@@ -186,9 +186,15 @@ class Http:
         for _ in range(_MOST_REDIRECTS + 1):
             # Without keys still an object: requests would look for others in a .netrc.
             auth = self._keys if _origin(url) == _origin(self.base) else _NoKeys()
-            answer = self._session.get(
-                url, params=query, auth=auth, timeout=self._timeout, stream=True, allow_redirects=False
-            )
+            try:
+                answer = self._session.get(
+                    url, params=query, auth=auth, timeout=self._timeout, stream=True, allow_redirects=False
+                )
+            except requests.RequestException:
+                raise
+            except OSError as error:
+                # Of the file of certificates that the environment names.
+                raise SourceError(f"{self.base}{path} can't be asked: {error}", "network") from None
             target = answer.headers.get("Location")
             if answer.status_code not in _REDIRECTS or target is None:
                 return answer

@@ -398,6 +398,8 @@ def test_line_tells_of_each_request(its_server: ExportServer):
     size = len(ask(its_server, 0, 1).content)
     status, who, hours, sent, *_ = its_server.line(0).split()
     assert (status, who, hours, int(sent)) == ("200", "shop7.all", "20240506T00-20240506T01", size)
+    ask(its_server, EMPTY, EMPTY)
+    assert its_server.line(1).endswith(" s")
 
 
 def test_several_are_answered_at_once(shop: Shop, its_server: ExportServer):

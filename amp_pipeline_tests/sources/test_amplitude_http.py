@@ -9,6 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from amp_pipeline.core.errors import AmpError
+from amp_pipeline.source_settings import AmplitudeExport
 from amp_pipeline.sources.amplitude_http import BrokenAnswerError, Http, SourceError
 from amp_pipeline_tests.dashboard_server import API_KEY, BASIC, SECRET_KEY, Dashboard, Fault, dashboard
 from amp_pipeline_tests.servers import free_port
@@ -147,6 +148,15 @@ def test_nobody_there_is_trouble_of_the_network() -> None:
         Http(Dashboard(api=address).source(attempts=2), sleep=waits).get(LIST)
     assert raised.value.kind == "network"
     assert waits == [1]
+
+
+def test_certificates_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/not/there.pem")
+    source = AmplitudeExport.model_validate(
+        {"type": "amplitude_export", "url": "https://127.0.0.1:1", "api_key": "k", "secret_key": "s"}
+    )
+    with pytest.raises(SourceError, match=r"can't be asked: .*/not/there\.pem"):
+        Http(source, sleep=lambda _: pytest.fail("this is not mended by waiting")).get("/api")
 
 
 def test_disk_of_the_reader_is_no_trouble_of_the_network(server: Dashboard) -> None:
