@@ -137,13 +137,15 @@ class ExportApi:
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise BrokenAnswerError(f"it is no whole zip: {error}") from None
         except (NotImplementedError, RuntimeError) as error:
-            raise SourceError(f"{self.address} answers with a zip that can't be unpacked: {error}", "server") from None
+            what = f"{self.address} answers with a zip that can't be unpacked: {error}"
+            raise SourceError(what, "server", broke_off=True) from None
 
     def _checked(self, answer: zipfile.ZipFile, info: zipfile.ZipInfo, wanted: frozenset[Hour]) -> File:
         found = member(info.filename)
         if found is None or found.hour not in wanted:
             what = "is no name of events" if found is None else f"is of the hour {found.hour}, not asked for"
-            raise SourceError(f"{self.address} answers with a file {info.filename!r}, which {what}", "server")
+            told = f"{self.address} answers with a file {info.filename!r}, which {what}"
+            raise SourceError(told, "server", broke_off=True)
         if found.project != self._project:
             raise SourceError(
                 f"{self.address} answers with events of project {found.project}: the keys are of that project, and "

@@ -56,7 +56,8 @@ class SourceError(AmpError):
             kind: ``credentials``: keys or region are wrong; ``throttled``: too many requests; ``network``: no whole
                 answer came; ``server``: any other refusal.
             status: Of HTTP; 0 where there was no answer.
-            broke_off: An answer began and was not whole, or was waited for too long: asking for less may do.
+            broke_off: An answer began and was not whole or can't be used, or was waited for too long: asking for less
+                may do.
         """
         super().__init__(message)
         self.kind: Kind = kind

@@ -136,8 +136,8 @@ class Pulling:
         except SourceError as error:
             if not (error.broke_off and self._pull_halves(hours)):
                 self._fail(hours, error)
-                # Where others came, it is these hours that are broken, and not the source.
-                if not (error.broke_off and self._again):
+                # Where others came, or what came can't be used, it is these hours that are broken, and not the source.
+                if not error.broke_off or (error.kind == "network" and not self._again):
                     self._remember(error)
         except AmpError as error:
             self._fail([hour for hour in hours if hour not in self._again], error)

@@ -180,3 +180,15 @@ def test_an_hour_that_is_always_given_up_on_names_the_way_out(trial: Trial, serv
     assert "can't give the hour 2024-05-06-05:00" in str(counts[5])
     assert "S3 export" in str(counts[5])
     assert trial.trouble() is None
+
+
+@pytest.mark.parametrize("strange", ["7/notes.txt", "7/7_2024-05-09_5#0.json.gz"])
+def test_an_answer_that_is_not_understood_fails_its_hour_alone(trial: Trial, server: StandIn, strange: str):
+    full(server)
+    server.hours[DAY[5]].append(Packed(strange, packed(line(DAY[5], 9))))
+    counts = trial.counts()
+    assert counts[:5] + counts[6:] == [3] * 23
+    assert repr(strange) in str(counts[5])
+    # Else all hours would be held for the sake of one, and people told every few minutes that it is over.
+    assert repr(strange) in str(trial.counts(DAY[5:6])[0])
+    assert trial.trouble() is None
