@@ -94,8 +94,13 @@ def reconcile(
         day = list(day_hours)
         # What is new is late data. A source that does not answer is told of by the sensor that asks for hours.
         run = OrganizationRun(organization, open_store, now=now.timestamp)
-        run.projects[project.slug].raw.landed.pull_again(day)
-        found = list(_Day(organization, narrowed, now, open_store).look(day))
+        unasked = run.projects[project.slug].raw.landed.pull_again(day)
+        found = [
+            replace(one, state="waits", what=f"the source could not be asked again: {unasked[one.hour]}")
+            if one.state == "agrees" and one.hour in unasked
+            else one
+            for one in _Day(organization, narrowed, now, open_store).look(day)
+        ]
         mark(organization, project, open_store, found)
         yield from found
 

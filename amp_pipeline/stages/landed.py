@@ -143,21 +143,21 @@ class Landed:
             return True
         return record is not None and self.is_gone(hour, record)
 
-    def pull_again(self, hours: Iterable[Hour]) -> Sequence[AmpError]:
+    def pull_again(self, hours: Iterable[Hour]) -> dict[Hour, AmpError]:
         """Ask an API again for those of ``hours`` that were pulled, and add what is new; return what went wrong.
 
         What was removed for the sake of deleted users stays away.
         """
         if self._pulling is None:
-            return []
+            return {}
         pulled = [hour for hour in hours if self._pulling.is_pulled(hour)]
         self._pulling.expect(pulled)
-        failed: list[AmpError] = []
+        failed: dict[Hour, AmpError] = {}
         for hour in pulled:
             try:
                 self.pull(hour, again=True)
             except AmpError as error:
-                failed.append(error)
+                failed[hour] = error
         return failed
 
     def pulled_as(self, hour: Hour) -> dict[str, str]:

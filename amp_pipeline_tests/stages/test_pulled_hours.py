@@ -165,6 +165,18 @@ def test_reconciliation_asks_once(trial: Trial, server: StandIn):
     assert server.asked == [(DAY[0], DAY[-1])]
 
 
+def test_hours_that_could_not_be_asked_for_again_are_not_said_to_agree(trial: Trial, server: StandIn):
+    full(server)
+    assert run(trial.organization, DAY, open_store) == {}
+    server.fault = lambda first, last, _: 400 if first <= DAY[5] <= last else None
+    (project,) = trial.organization.projects
+    found = {one.hour: one for one in reconcile(trial.organization, project, DAY, LATER)}
+    assert [hour for hour, one in found.items() if one.state != "agrees"] == [DAY[5]]
+    assert found[DAY[5]].state == "waits"
+    assert "could not be asked again" in found[DAY[5]].what
+    assert "S3 export" in found[DAY[5]].what
+
+
 def test_an_hour_that_is_given_up_on_once_is_asked_for_again(trial: Trial, server: StandIn):
     full(server)
     server.fault = lambda _first, _last, count: 504 if count < 2 else None
