@@ -80,6 +80,7 @@ STRAYS_ONLY = "2024-05-09-03:00"
 
 
 # One test, not eight over a fixture: two workers would both deliver the days.
+@pytest.mark.soak
 def test_late_data_is_healed_named_and_recorded_by_deliver(tmp_path: Path) -> None:
     folder, home = shop_in(tmp_path / "shop"), dagster_home_in(tmp_path / "home")
     (folder / "landing" / LATE_FILE).unlink()

@@ -40,7 +40,7 @@ def agree(reader: Reader, lines: list[bytes]) -> bool:
     return by_column(reader.read(block_of(lines))) == list(map(by_line, lines))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=80)
 @given(blocks(), st.sampled_from([1, 40, 1000, columns.PIECE_BYTES]), st.sampled_from([0, 4, columns.MOST_KEYS]))
 def test_every_line_is_read_as_it_is_alone(several: list[list[bytes]], piece_bytes: int, most_keys: int):
     with pytest.MonkeyPatch.context() as patch:

@@ -226,7 +226,7 @@ def lines(draw: st.DrawFn) -> bytes:
     return ("{" + draw(st.sampled_from([",", " ,\t"])).join(members) + "}").encode()
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=80)
 @given(st.lists(lines().filter(lambda line: isinstance(read_line(line), Envelope)), min_size=2, max_size=6))
 def test_contents_are_equal_where_the_oracle_says_so(several: list[bytes]):
     for line in several[1:]:

@@ -103,7 +103,7 @@ def as_told(told: Told) -> dict[str, Any]:
     return {name: getattr(told, name) for name in plain} | {"events": events}
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 @given(blocks(), ALL_RULES, st.sampled_from([40, columns.PIECE_BYTES]))
 def test_blocks_are_told_apart_as_their_lines_are(several: list[list[bytes]], rules: Rules, piece_bytes: int):
     with pytest.MonkeyPatch.context() as patch:
@@ -142,7 +142,7 @@ def near_events(draw: st.DrawFn) -> bytes:
     return json.dumps({**EVENT, **{name: draw(changes[name]) for name in chosen}}).encode()
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 @given(st.lists(near_events() | st.sampled_from([b"", b"bad", b"{}"]), max_size=6).filter(bool), ALL_RULES)
 def test_events_are_told_apart_by_all_rules(lines: list[bytes], rules: Rules):
     assert as_told(Teller().tell(block_of(lines), rules)) == line_by_line(lines, rules)

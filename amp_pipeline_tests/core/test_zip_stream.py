@@ -64,6 +64,7 @@ def test_sizes_are_written_as_zip64_only_where_they_have_to_be():
         assert found.infolist()[1].extract_version == 45
 
 
+@pytest.mark.soak
 def test_more_members_than_two_bytes_can_count():
     members = [Member(f"7/{number}", 1) for number in range(66_000)]
     made = b"".join(pieces("7", ((member, [b"x"]) for member in members)))

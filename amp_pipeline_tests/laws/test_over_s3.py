@@ -39,6 +39,13 @@ def over(s3_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     return s3_server
 
 
+on_each_server = pytest.mark.parametrize(
+    "s3_server", [pytest.param("moto", marks=pytest.mark.soak), "ministack"], indirect=True
+)
+"""In `make test` on the stricter one, in `make soak` on both."""
+
+
+@on_each_server
 def test_hours_have_the_same_bytes_as_elsewhere(tmp_path: Path, example_range: Delivered, over: Server) -> None:
     organization = builders.example(tmp_path)
     stores = Stores(organization)
@@ -48,6 +55,7 @@ def test_hours_have_the_same_bytes_as_elsewhere(tmp_path: Path, example_range: D
     assert found.items() <= example_range.buckets.items()
 
 
+@on_each_server
 def test_landing_may_be_in_a_bucket_too(tmp_path: Path, example_range: Delivered, over: Server) -> None:
     landing = open_store(builders.place(tmp_path / "landing"), over_s3())
     files = [path for path in EXAMPLE_LANDING.rglob("*") if path.is_file()]
@@ -68,6 +76,7 @@ def killer(over: Server) -> Iterator[Killer]:
     one.close()
 
 
+@on_each_server
 def test_killed_now_and_then_the_next_run_finishes(tmp_path: Path, killer: Killer) -> None:
     assert killed_and_finished(tmp_path, killer, one_part, two_parts, EVERY) > 3 * EVERY
 
