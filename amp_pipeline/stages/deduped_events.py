@@ -81,6 +81,13 @@ class DedupedEvents:
             LandingError: The hour's landing can't be used as it is.
             FrozenHourError: The parts would change, but the hour's landing is gone.
         """
+        record = self._deduped(hour, force=force)
+        # Now that the events are kept without them: what was pulled of the hour is ours to clean.
+        if self.raw.suppressed.at(hour):
+            self.raw.drop_deleted(hour, self.raw.land(hour))
+        return record
+
+    def _deduped(self, hour: Hour, *, force: bool) -> DedupedRecord:
         before = self.without_deleted(hour, force=force)
         # Landed before the window, which its objects may have strays to, and after it, for strays from there.
         self.raw.land(hour)

@@ -497,3 +497,21 @@ def test_what_a_server_does_not_have_yet_is_no_empty_hour(trial: Trial, server: 
     server.not_yet = None
     full(server)
     assert trial.counts() == [3] * 24
+
+
+def test_a_deleted_user_that_is_pulled_later_is_removed_once_the_hour_is_deduplicated(trial: Trial, server: StandIn):
+    ask(trial.organization, open_store, user_ids=[USER])
+    server.hours[DAY[3]] = [
+        Packed(name(DAY[3]), packed(line(DAY[3]), event(3 * HOUR_US + 50, uuid="u", user_id=USER))),
+    ]
+    server.hours[DAY[4]] = [Packed(name(DAY[4]), packed(line(DAY[4])))]
+    assert run(trial.organization, DAY, open_store) == {}
+    assert traces(trial.organization, open_store, USER) == []
+    assert not trial.run().raw.landed.pulled_objects(DAY[3])
+    assert trial.run().raw.landed.pulled_objects(DAY[4])
+    record = OrganizationRun(trial.organization).projects["shop"].workspace.deduped(DAY[3])
+    assert record is not None
+    assert (record.landed, record.rows, record.deleted) == (2, 1, 1)
+    asked = len(server.asked)
+    assert run(trial.organization, DAY, open_store) == {}
+    assert len(server.asked) == asked
