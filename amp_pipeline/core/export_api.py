@@ -65,7 +65,7 @@ def member(name: str) -> Member | None:
 
     Example:
         >>> member("374182/374182_2024-03-02_0#1.json.gz")
-        Member(project=374182, hour=Hour(number=474840), number=1, ending='.gz')
+        Member(project=374182, hour=Hour(number=474816), number=1, ending='.gz')
     """
     match = _MEMBER.fullmatch(name)
     if match is None:
