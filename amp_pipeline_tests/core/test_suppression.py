@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from amp_pipeline.core.hours import Hour
@@ -100,6 +100,8 @@ VALUES: Any = st.one_of(
 )
 
 
+# The first draw may be slow where the machine is.
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(
         st.tuples(st.dictionaries(st.sampled_from(["user_id", "amplitude_id", "x", "\\"]), VALUES), st.booleans()),

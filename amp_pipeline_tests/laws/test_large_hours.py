@@ -88,7 +88,7 @@ def generated_days_are_as_the_oracle_says(case: Case, base: Path) -> None:
 
 
 def test_generated_days_are_as_the_oracle_says(tmp_path_factory: pytest.TempPathFactory) -> None:
-    @settings(quick, max_examples=5)
+    @settings(quick, max_examples=3)
     @given(cases())
     def check(case: Case) -> None:
         generated_days_are_as_the_oracle_says(case, tmp_path_factory.mktemp("case"))

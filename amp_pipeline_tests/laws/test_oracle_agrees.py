@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from amp_pipeline_tests import builders
 from amp_pipeline_tests.builders import EXAMPLE_HOURS, FIRST_HOUR, HOUR_US, event, put, put_bytes
@@ -35,7 +35,7 @@ def generated_days_are_as_the_oracle_says(case: Case) -> None:
         Truth(organization, suppressed=case.suppressed).assert_agrees(stores, case.hours)
 
 
-@quick
+@settings(quick, max_examples=15)
 @given(cases())
 def test_generated_days_are_as_the_oracle_says(case: Case) -> None:
     generated_days_are_as_the_oracle_says(case)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from amp_pipeline.config import Organization
 from amp_pipeline.core.hours import Hour
@@ -64,6 +64,7 @@ def only_reason(again: dict[Hour, list[str]]) -> dict[str, str]:
     return {hour.key: reasons[0] for hour, reasons in again.items()}
 
 
+@pytest.mark.soak
 def test_forwards_hour_by_hour_only_the_hours_that_the_late_file_touches_run_again(
     tmp_path: Path, example_range: Delivered
 ) -> None:
@@ -472,7 +473,7 @@ def late_objects_end_as_if_they_had_been_there_from_the_start(case: Case) -> Non
         assert differing(buckets(organization, stores), buckets(organization, from_the_start)) == []
 
 
-@quick
+@settings(quick, max_examples=12)
 @given(cases())
 def test_late_objects_end_as_if_they_had_been_there_from_the_start(case: Case) -> None:
     late_objects_end_as_if_they_had_been_there_from_the_start(case)
