@@ -282,7 +282,7 @@ def test_a_damaged_suppression_stops_everything_and_its_ids_are_not_told(organiz
     assert all("no suppression that can be read" in why and USER not in why for why in failures.values())
 
 
-@pytest.mark.parametrize("every", [17, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("every", [29, pytest.param(1, marks=pytest.mark.soak)])
 def test_killed_before_any_call_the_next_run_finishes_the_deletion(tmp_path: Path, killer: Killer, every: int) -> None:
     start = tmp_path / "start"
     land(start / "landing")

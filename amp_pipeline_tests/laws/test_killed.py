@@ -129,8 +129,8 @@ CHANGES: dict[str, tuple[Callable[[Path], None], Callable[[Path], None]]] = {
 }
 
 
-each_call = pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.soak)])
-"""In `make test` before every ninth call, in `make soak` before each."""
+each_call = pytest.mark.parametrize("every", [13, pytest.param(1, marks=pytest.mark.soak)])
+"""In `make test` before every thirteenth call, in `make soak` before each."""
 
 
 @each_call

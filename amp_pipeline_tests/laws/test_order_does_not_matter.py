@@ -75,6 +75,7 @@ def test_forwards_hour_by_hour_only_the_hours_that_the_late_file_touches_run_aga
     assert_same(example_range, organization, stores)
 
 
+@pytest.mark.soak
 def test_backwards_day_by_day_no_hour_runs_again(tmp_path: Path, example_range: Delivered) -> None:
     # Whoever comes first to an hour of the week before indexes it, so a later hour already knows what it needs to know.
     organization = builders.example(tmp_path)
@@ -218,6 +219,7 @@ def log_of(organization: Organization, stores: OpenStore, delivery: str) -> dict
     return {hour.key: [entry.why for entry in store.log(hour)] for hour in EXAMPLE_HOURS}
 
 
+@pytest.mark.soak
 def test_a_late_file_changes_the_touched_hours_and_no_other(tmp_path: Path, example_range: Delivered) -> None:
     landing = tmp_path / "landing"
     shutil.copytree(EXAMPLE_LANDING, landing)

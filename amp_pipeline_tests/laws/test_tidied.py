@@ -90,7 +90,7 @@ def late_objects_are_taken_in_by_a_workspace_that_is_tidied_in_between(case: Cas
         assert findings(organization, stores, list(case.hours)) == []
 
 
-@settings(quick, max_examples=4)
+@settings(quick, max_examples=3)
 @given(cases())
 def test_late_objects_are_taken_in_by_a_workspace_that_is_tidied_in_between(case: Case) -> None:
     late_objects_are_taken_in_by_a_workspace_that_is_tidied_in_between(case)
