@@ -29,14 +29,6 @@ def _over(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-_WAITING = ("test_daemon.py", "test_dead_runs.py", "test_ui.py", "test_round_trip.py", "test_fortnight.py")
-"""Mostly wait for other processes: begun last, they would be waited for alone."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in _WAITING)
-
-
 @pytest.fixture(scope="session")
 def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with servers.moto(tmp_path_factory.mktemp("moto")) as server:
