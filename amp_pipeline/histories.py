@@ -48,7 +48,8 @@ def _settled(organization: Organization, now: datetime, open_store: Open) -> Org
 
 def _first_hour(organization: Organization, project: Project, workspace: ObjectStore, now: datetime) -> Hour:
     source = project.source
-    assert isinstance(source, AmplitudeExport)  # noqa: S101 - config leaves the first hour to no other source
+    if not isinstance(source, AmplitudeExport):
+        raise ConfigError(f"project {project.slug} has no first_hour; write it")
     name = f"{organization.id}/{project.id}/first_hour"
     try:
         if workspace.head(name) is None:

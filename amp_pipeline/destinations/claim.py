@@ -12,7 +12,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 
 import msgspec
@@ -25,6 +25,7 @@ LEASE_SECONDS = 15 * 60
 """More than a request may take with all its tries, so that a writer that is slow is not taken for one that is gone."""
 
 _RENEW_AFTER_SECONDS = 60
+_PAUSE_SECONDS = 0.2
 
 
 class _Record(msgspec.Struct):
@@ -70,6 +71,25 @@ class Claim:
             version = self._taken_over(data)
         self._version, self._renewed = version, _now()
         return self
+
+    @contextmanager
+    def waited_for(self, seconds: float) -> Iterator[Claim]:
+        """Claim as by ``with``, waiting up to ``seconds`` for who has it.
+
+        Raises:
+            DeliveryError: Another run still has it.
+        """
+        until = time.monotonic() + seconds
+        with ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(self)
+                    break
+                except DeliveryError:
+                    if time.monotonic() > until:
+                        raise
+                    time.sleep(_PAUSE_SECONDS)
+            yield self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

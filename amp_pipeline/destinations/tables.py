@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -41,7 +40,6 @@ from amp_pipeline.workspace.tables import (
 PATIENCE_SECONDS = 10 * 60
 """How long a run waits for another one that is writing the tables that are one object."""
 
-_PAUSE_SECONDS = 0.5
 _MOST_TRIES = 5
 
 
@@ -287,17 +285,8 @@ class Tables:
     @contextmanager
     def _claimed(self, by: By) -> Iterator[Claim]:
         """Claim the tables that are one object; wait where another run has them."""
-        until = time.monotonic() + PATIENCE_SECONDS
         claim = Claim(self.store, self.names.tables_claim(), f"the tables of {self._label}", by.run, by.at)
-        with ExitStack() as stack:
-            while True:
-                try:
-                    stack.enter_context(claim)
-                    break
-                except DeliveryError:
-                    if time.monotonic() > until:
-                        raise
-                    time.sleep(_PAUSE_SECONDS)
+        with claim.waited_for(PATIENCE_SECONDS):
             yield claim
 
     def _what(self, hour: Hour) -> str:

@@ -80,7 +80,7 @@ def load(
     return loading.done
 
 
-class _Changed(Exception):  # noqa: N818 - it is no error: another run has just written the object anew
+class _ChangedError(Exception):
     """The bucket does not hold what the record says."""
 
 
@@ -124,7 +124,7 @@ class _Loading:
                 needed = WHOLE if self._database.all_at_once else changed
                 for name in needed:
                     files[name] = self._fetched(whole.files[name]), whole.files[name].sha256
-            except _Changed:
+            except _ChangedError:
                 continue
             self._database.put_tables(files)
             for path, _ in files.values():
@@ -147,7 +147,7 @@ class _Loading:
                 return False
             try:
                 file = self._fetched(record.event) if record.event else None
-            except _Changed:
+            except _ChangedError:
                 continue
             self._put(hour, record, file, digest)
             return True
@@ -170,9 +170,9 @@ class _Loading:
                     found.update(chunk)
                     out.write(chunk)
         except ObjectNotFoundError:
-            raise _Changed from None
+            raise _ChangedError from None
         if found.hexdigest() != file.sha256:
-            raise _Changed
+            raise _ChangedError
         return path
 
     def _gone(self, what: str) -> LoadError:

@@ -136,7 +136,7 @@ class ExportApi:
                 return [self._checked(answer, info, wanted) for info in infos]
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise BrokenAnswerError(f"it is no whole zip: {error}") from None
-        except (NotImplementedError, RuntimeError) as error:
+        except (NotImplementedError, RuntimeError) as error:  # what zipfile says of packing it can't, and of passwords
             what = f"{self.address} answers with a zip that can't be unpacked: {error}"
             raise SourceError(what, "server", broke_off=True) from None
 

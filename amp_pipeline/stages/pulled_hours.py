@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import datetime
 
 from amp_pipeline.core import codec
-from amp_pipeline.core.errors import DeliveryError
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.layout import ArchiveNames
 from amp_pipeline.core.lines import Block, left_out, split
@@ -26,8 +24,6 @@ from amp_pipeline.workspace.pulls import Pulled, Receipt, read_receipt, write_re
 
 PATIENCE_SECONDS = 60.0
 """How long a run waits for another that writes the same hour."""
-
-_PAUSE_SECONDS = 0.2
 
 
 class PulledHours:
@@ -109,16 +105,7 @@ class PulledHours:
         what = f"what is pulled of hour {hour} into {self._store.url}"
         name = f"{self.receipt_name(hour)}.claim"
         claim = Claim(self._store, name, what, f"of process {os.getpid()}", f"{self._now():%Y-%m-%dT%H:%M:%SZ}")
-        until = time.monotonic() + PATIENCE_SECONDS
-        with ExitStack() as stack:
-            while True:
-                try:
-                    stack.enter_context(claim)
-                    break
-                except DeliveryError:
-                    if time.monotonic() > until:
-                        raise
-                    time.sleep(_PAUSE_SECONDS)
+        with claim.waited_for(PATIENCE_SECONDS):
             yield claim
 
     def _put_first(self, hour: Hour, answer: Answer, files: Sequence[File], claim: Claim) -> list[Pulled]:

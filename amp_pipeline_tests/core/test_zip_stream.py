@@ -44,7 +44,7 @@ def zipped(contents: list[bytes], large: int = LARGE, at: list[int] | None = Non
     st.sampled_from([LARGE, 100_000, 1]),
 )
 def test_any_members_in_any_pieces_are_read_back(sizes: list[tuple[int, int]], at: list[int], large: int):
-    contents = [random.Random(seed).randbytes(size) for size, seed in sizes]  # noqa: S311 - no secret
+    contents = [random.Random(seed).randbytes(size) for size, seed in sizes]
     with zipfile.ZipFile(io.BytesIO(zipped(contents, large, at))) as found:
         assert found.testzip() is None
         assert found.namelist()[0] == "7/"
