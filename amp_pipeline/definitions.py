@@ -8,12 +8,11 @@ the example is shown.
 import os
 import warnings
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
 
-from amp_pipeline import config_files, histories, organizations
+from amp_pipeline import clock, config_files, histories, organizations
 from amp_pipeline.defs.organization import Organization
 
 # Backfill policies are in beta since 2023 and would warn at each of many assets; the pins in constraints.txt are what
@@ -29,7 +28,7 @@ def build_definitions(environment: Mapping[str, str]) -> dg.Definitions:
     """
     scaffolded = [one for file in organizations.scaffolded() for one in config_files.read(file, environment)]
     others = [one for file in organizations.elsewhere(environment) for one in config_files.read(file, environment)]
-    others = histories.settled(others, datetime.now(UTC))
+    others = histories.settled(others, clock.now())
     config_files.check_together([*scaffolded, *others])
     parts = [dg.build_defs_for_component(Organization(one)) for one in others]
     if scaffolded:

@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 from prometheus_client.parser import text_string_to_metric_families
 
+from amp_pipeline import clock
 from amp_pipeline.cli import main
 from amp_pipeline.config_files import read
 from amp_pipeline.core.hours import Hour, between
@@ -26,7 +27,7 @@ from amp_pipeline_tests.defs.shop import REPO, dagster_home_in
 from amp_pipeline_tests.laws.driver import run
 
 SECRET = "marker-of-the-secret"
-NOW = Hour.of(datetime.now(UTC))
+NOW = Hour.of(datetime(2026, 11, 18, 15, tzinfo=UTC))
 FIRST = NOW + -30
 
 
@@ -55,6 +56,11 @@ def house(folder: Path, **project: Any) -> Path:
 def deliver(folder: Path, first: Hour, last: Hour) -> None:
     (organization,) = read(folder / "defs.yaml", {})
     assert run(organization, list(between(first, last)), open_store) == {}
+
+
+@pytest.fixture(autouse=True)
+def _half_past(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "now", lambda: NOW.start + timedelta(minutes=30))
 
 
 def amp(folder: Path, *arguments: str, home: Path | None = None) -> Result:

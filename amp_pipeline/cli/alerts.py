@@ -1,10 +1,11 @@
 """Commands about alerts: sending a try, and watching Dagster from outside."""
 
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 
 import click
 
+from amp_pipeline import clock
 from amp_pipeline.alert_settings import Told
 from amp_pipeline.alerting import Alerting, Subject, deliveries, unsent
 from amp_pipeline.cli.asking import chosen, need_dagster_home, says_what_is_wrong
@@ -30,7 +31,7 @@ def alert(test: bool, slug: str | None, name: str | None) -> None:
         new = [one for one in subject.everybody() if _recipient(one) not in sent]
         sent |= {_recipient(one) for one in new}
         organization = subject.organization
-        alerting = Alerting(organization, _alert_store(organization), datetime.now(UTC))
+        alerting = Alerting(organization, _alert_store(organization), clock.now())
         for recipient, why in alerting.try_out(subject, new).items():
             click.echo(f"{subject.name}  {recipient}  {f'did not arrive: {why}' if why else 'accepted'}")
             missed += bool(why)
@@ -54,7 +55,7 @@ def watch() -> None:
     from amp_pipeline.definitions import defs
     from amp_pipeline.defs.watching import trouble_of_dagster
 
-    now, wrong = datetime.now(UTC), 0
+    now, wrong = clock.now(), 0
     organizations = list({organization.id: organization for organization, _ in chosen(None)}.values())
     with dg.DagsterInstance.get() as instance:
         for one in organizations:

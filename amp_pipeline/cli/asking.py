@@ -2,14 +2,13 @@
 
 import os
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
-from amp_pipeline import config_files, histories, organizations
+from amp_pipeline import clock, config_files, histories, organizations
 from amp_pipeline.config import Organization, Project
 from amp_pipeline.core.errors import AmpError, ConfigError
 from amp_pipeline.core.hours import Hour
@@ -94,7 +93,7 @@ def chosen(slug: str | None, *, filters: bool = True) -> list[tuple[Organization
     read = [
         one for file in organizations.files(os.environ) for one in config_files.read(file, os.environ, filters=filters)
     ]
-    read = histories.settled(read, datetime.now(UTC))
+    read = histories.settled(read, clock.now())
     config_files.check_together(read)
     known = [(organization, project) for organization in read for project in organization.projects]
     if not known:
@@ -114,7 +113,7 @@ def finished(project: Project, first: Hour | None, last: Hour | None) -> list[Ho
     # Brings in all that happens to an hour: 40 MB, which the commands that serve have no use for.
     from amp_pipeline.run import finished_hours
 
-    now = datetime.now(UTC)
+    now = clock.now()
     hours = finished_hours(project, first, last, now)
     if not hours:
         known = finished_hours(project, None, None, now)

@@ -1,10 +1,8 @@
 """The command that takes a snapshot of what Amplitude's dashboard knows."""
 
-from datetime import UTC, datetime
-
 import click
 
-from amp_pipeline import __version__
+from amp_pipeline import __version__, clock
 from amp_pipeline.cli.asking import chosen, says_what_is_wrong
 from amp_pipeline.core.errors import ConfigError
 from amp_pipeline.dashboard import is_taken, take
@@ -27,7 +25,7 @@ def dashboard(slug: str | None) -> None:
             organization,
             project,
             open_store(organization.workspace, organization.s3),
-            datetime.now(UTC),
+            clock.now(),
             run="amp-pipeline dashboard",
             version=__version__,
             tell=lambda line: click.echo(f"  {line}"),

@@ -3,12 +3,12 @@
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TextIO
 
 import click
 
-from amp_pipeline import __version__
+from amp_pipeline import __version__, clock
 from amp_pipeline.cli.asking import chosen, need_dagster_home, says_what_is_wrong
 from amp_pipeline.config import Organization, Project
 from amp_pipeline.core import timestamps
@@ -158,7 +158,7 @@ def _suppression(
         same = (one.user_ids, one.amplitude_ids, one.up_to is None) == (users, numbers, for_good)
         if same and (receipt is None or receipt.finished_at is None):
             return one
-    now = datetime.now(UTC)
+    now = clock.now()
     suppression = Suppression(
         # Not derived from the users: whoever has the receipt could find out by trying.
         id=secrets.token_hex(4),
@@ -217,4 +217,4 @@ def _progress(what: str) -> Callable[[int, int], None]:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")
+    return clock.now().isoformat(timespec="microseconds")

@@ -1,11 +1,11 @@
 """Commands about hours: delivering them, naming those that have to run again or wait, auditing them."""
 
 import sys
-from datetime import UTC, datetime
 
 import click
 import msgspec
 
+from amp_pipeline import clock
 from amp_pipeline.audit import HourAudit, audit
 from amp_pipeline.cli.asking import chosen, finished, hours_range, need_dagster_home, says_what_is_wrong
 from amp_pipeline.core.errors import ConfigError
@@ -91,7 +91,7 @@ def accept(slug: str, landing_object: str) -> None:
     digest = _digest_of(run, landing_object)
     name = run.workspace.acceptance(landing_object, digest)
     run.workspace.store.put(
-        name, msgspec.json.encode({"object": landing_object, "sha256": digest, "at": datetime.now(UTC).isoformat()})
+        name, msgspec.json.encode({"object": landing_object, "sha256": digest, "at": clock.now().isoformat()})
     )
     then = "the hour sensor delivers its hour again" if project.automatic else "deliver its hour again"
     click.echo(f"accepted {run.raw.source.uri(landing_object)} {'as it is' if digest else 'as gone'}; {then}")

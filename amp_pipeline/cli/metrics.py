@@ -1,12 +1,12 @@
 """``amp-pipeline metrics``: how deliveries stand, for Prometheus."""
 
 import signal
-from datetime import UTC, datetime
 from threading import Event
 from typing import Any
 
 import click
 
+from amp_pipeline import clock
 from amp_pipeline.cli.asking import says_what_is_wrong
 from amp_pipeline.cli.status import gathered
 
@@ -43,7 +43,7 @@ def metrics(slug: str | None, listen: tuple[str, int] | None) -> None:
     found = registry(
         Metrics(
             lambda now: gathered(slug, now),
-            lambda: datetime.now(UTC),
+            clock.now,
             lambda what: click.echo(f"Error: {what}", err=True),
         )
     )

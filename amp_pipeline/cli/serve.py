@@ -1,10 +1,10 @@
 """``amp-pipeline serve``: what others ask of us over HTTP."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
+from amp_pipeline import clock
 from amp_pipeline.cli.asking import chosen, says_what_is_wrong
 from amp_pipeline.core.errors import ConfigError
 
@@ -56,7 +56,7 @@ def export(
                 project,
                 delivery,
                 open_store(delivery.url, organization.s3_of(delivery)),
-                lambda: datetime.now(UTC).date(),
+                lambda: clock.now().date(),
             ),
         )
         for organization, project in chosen(slug, filters=False)
@@ -77,4 +77,4 @@ def export(
 
 
 def _say(line: str) -> None:
-    click.echo(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}", err=True)
+    click.echo(f"{clock.now():%Y-%m-%dT%H:%M:%SZ} {line}", err=True)

@@ -3,11 +3,12 @@
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import click
 
+from amp_pipeline import clock
 from amp_pipeline.cli.asking import chosen, has_dagster_home, need_dagster_home, says_what_is_wrong
 from amp_pipeline.core.hours import Hour, ranges
 from amp_pipeline.core.volume import Month, Volume, total
@@ -46,7 +47,7 @@ def status(slug: str | None, months: bool, settings: bool, as_json: bool) -> Non
 
     Neither the buckets nor the records of all hours are read. With DAGSTER_HOME set, runs that are not done are shown.
     """
-    now = datetime.now(UTC)
+    now = clock.now()
     found = gathered(slug, now, settings=settings, sizes=months)
     deliveries = [delivery for project in found for delivery in project.deliveries]
     if as_json:

@@ -2,10 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from datetime import UTC, datetime
 
 import click
 
+from amp_pipeline import clock
 from amp_pipeline.cli.asking import chosen, says_what_is_wrong
 from amp_pipeline.retention import Removal, plan, remove
 from amp_pipeline.storage.urls import open_store
@@ -21,7 +21,7 @@ def tidy(dry_run: bool) -> None:
     """
     for organization in {organization.id: organization for organization, _ in chosen(None)}.values():
         workspace = open_store(organization.workspace, organization.s3)
-        planned = plan(organization, workspace, datetime.now(UTC))
+        planned = plan(organization, workspace, clock.now())
         if dry_run:
             found = list(planned)
             for one in found:

@@ -14,6 +14,7 @@ import dagster as dg
 import msgspec
 from dagster import AssetRecordsFilter
 
+from amp_pipeline import clock
 from amp_pipeline.alerting import (
     Alerting,
     Memory,
@@ -48,13 +49,8 @@ _RETRIED_LATER = "dagster/will_retry"
 
 _Result = TypeVar("_Result")
 Probe = Callable[[str, S3 | None], Outcome]
-Now = Callable[[], datetime]
 _Late = dict[str, dict[str, FailedHour]]
 """By subject the hours that failed while the workspace could not take it down; a tick that fails has no second one."""
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 def _probe(url: str, s3: S3 | None) -> Outcome:
@@ -94,7 +90,7 @@ def _bucket_check(organization: Organization, subject: Subject, probe: Probe) ->
 
 
 def alert_sensors(
-    organization: Organization, *, probe: Probe = _probe, send: Send = send, now: Now = _now
+    organization: Organization, *, probe: Probe = _probe, send: Send = send, now: clock.Now = clock.now
 ) -> list[dg.SensorDefinition]:
     """Return the sensors that tell people what goes wrong.
 
@@ -110,7 +106,7 @@ def alert_sensors(
 
 
 def _access_alerts(
-    organization: Organization, running: dg.DefaultSensorStatus, probe: Probe, send: Send, now: Now, late: _Late
+    organization: Organization, running: dg.DefaultSensorStatus, probe: Probe, send: Send, now: clock.Now, late: _Late
 ) -> dg.SensorDefinition:
     every = organization.alerts.every
 
@@ -191,7 +187,7 @@ def _result(future: Future[_Result], seconds: float) -> _Result | str:
 
 
 def _run_alerts(
-    organization: Organization, running: dg.DefaultSensorStatus, probe: Probe, send: Send, now: Now, late: _Late
+    organization: Organization, running: dg.DefaultSensorStatus, probe: Probe, send: Send, now: clock.Now, late: _Late
 ) -> dg.SensorDefinition:
     subjects = _by_op(organization)
 
@@ -262,7 +258,7 @@ def _left(context: dg.RunFailureSensorContext, subject: Subject, hours: Mapping[
     """Return those of the hours that failed that no other run has done since."""
     run = context.dagster_run.run_id
     ended = context.instance.get_run_stats(run).end_time
-    at = datetime.fromtimestamp(ended, UTC) if ended else _now()
+    at = datetime.fromtimestamp(ended, UTC) if ended else clock.now()
     failed = {hour.key: failed_hour(at, run, what) for hour, what in hours.items()}
     done = _done(context.instance, subject, failed)
     return {key: hour for key, hour in failed.items() if key not in done}

@@ -5,12 +5,11 @@ by a partition mapping: picking six hours in the UI would become 173 (design, "H
 """
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 
-from amp_pipeline import __version__
+from amp_pipeline import __version__, clock
 from amp_pipeline.buckets import S3
 from amp_pipeline.config import Delivery, Organization, Project
 from amp_pipeline.core.access import Outcome
@@ -176,7 +175,7 @@ def _delivery(organization: Organization, project: Project, delivery: Delivery) 
     def deliver(context: dg.AssetExecutionContext, config: HourOptions) -> Iterator[dg.MaterializeResult]:
         run = OrganizationRun(organization).projects[project.slug]
         archive = run.archive(delivery)
-        at = datetime.now(UTC).isoformat(timespec="microseconds")
+        at = clock.now().isoformat(timespec="microseconds")
         by = By(context.run.run_id, at, __version__, asked_by(context.run.tags))
         first = first_use(run, delivery, organization.s3_of(delivery), _probe)
         if first.said:

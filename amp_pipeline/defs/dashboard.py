@@ -1,12 +1,10 @@
 """What Amplitude's dashboard knows, taken once a day: an asset of no hours, its check and its schedule."""
 
-from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 
-from amp_pipeline import __version__
+from amp_pipeline import __version__, clock
 from amp_pipeline.alerting import Alerting, Send, Subject, dashboards
 from amp_pipeline.config import Organization, Project
 from amp_pipeline.core.alerts import Trouble
@@ -21,19 +19,15 @@ _SWITCHED_OFF = "cohorts"
 _LONGEST_SUMMARY = 500
 _SHOWN = 100
 
-Now = Callable[[], datetime]
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
 
 def dashboard_key(project: Project) -> dg.AssetKey:
     """Return the asset key of a project's dashboard."""
     return dg.AssetKey([project.slug, "dashboard"])
 
 
-def dashboard_assets(organization: Organization, *, send: Send = send, now: Now = _now) -> list[dg.AssetsDefinition]:
+def dashboard_assets(
+    organization: Organization, *, send: Send = send, now: clock.Now = clock.now
+) -> list[dg.AssetsDefinition]:
     """Return the asset of each project that has a dashboard."""
     return [_asset(organization, subject, send, now) for subject in dashboards(organization)]
 
@@ -43,7 +37,7 @@ def dashboard_schedules(organization: Organization) -> list[dg.ScheduleDefinitio
     return [_schedule(project) for project in organization.projects if project.dashboard is not None]
 
 
-def _asset(organization: Organization, subject: Subject, send: Send, now: Now) -> dg.AssetsDefinition:
+def _asset(organization: Organization, subject: Subject, send: Send, now: clock.Now) -> dg.AssetsDefinition:
     project = subject.project
     if project is None:
         raise ValueError("a dashboard is of a project")
@@ -133,7 +127,7 @@ def _tell(
     subject: Subject,
     trouble: Trouble | None,
     send: Send,
-    now: Now,
+    now: clock.Now,
 ) -> None:
     try:
         memory = AlertStore(open_store(organization.workspace, organization.s3), organization.id)

@@ -4,11 +4,12 @@ A sensor that raises tells nobody, so a landing or a workspace that can't be rea
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import dagster as dg
 
+from amp_pipeline import clock
 from amp_pipeline.alerting import LANDING, LATE_DATA, Alerting, Send, Subject
 from amp_pipeline.config import Organization, Project
 from amp_pipeline.core.alerts import Trouble
@@ -117,7 +118,7 @@ def hour_sensors(
     assets: Sequence[dg.AssetsDefinition],
     *,
     send: Send = send,
-    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    now: clock.Now = clock.now,
 ) -> tuple[list[dg.SensorDefinition], list[Any]]:
     """Return the sensors that ask for the hours of each project, and the jobs whose runs they ask for."""
     of_projects = [Jobs(organization, project, assets) for project in organization.projects]

@@ -1,7 +1,6 @@
 """The component that a ``defs.yaml`` names: an organization, its projects and deliveries."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import dagster as dg
 from dagster.components.component_scaffolding import scaffold_component
 from pydantic import BaseModel, ConfigDict
 
-from amp_pipeline import config, config_files, histories, notify
+from amp_pipeline import clock, config, config_files, histories, notify
 from amp_pipeline.alerting import Subject, deliveries
 from amp_pipeline.core.errors import ConfigError
 from amp_pipeline.defs.alerts import alert_sensors, bucket_checks
@@ -85,7 +84,7 @@ class Organization(dg.Component):
         written: Mapping[str, Any] = attributes.model_dump() if attributes is not None else {}
         filled = context.resolution_context.resolve_value(written)
         read = config_files.organization(filled, Path(context.path) / config_files.FILE_NAME)
-        return cls(*histories.settled([read], datetime.now(UTC)))
+        return cls(*histories.settled([read], clock.now()))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Return the organization's assets, checks and sensors.

@@ -1,11 +1,11 @@
 """Holding the last days against the source again, each night: a job, a schedule, and a check that a click runs."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 import dagster as dg
 
+from amp_pipeline import clock
 from amp_pipeline.alerting import Alerting, Send, Subject
 from amp_pipeline.config import Delivery, Organization, Project
 from amp_pipeline.core.errors import AmpError
@@ -28,12 +28,6 @@ _COLUMNS = [
     dg.TableColumn("what", "string", description="What is wrong, or what the hour waits for"),
 ]
 
-Now = Callable[[], datetime]
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
 
 def reconciliation_name(project: Project) -> str:
     """Return the name of the job, and of its schedule."""
@@ -41,7 +35,7 @@ def reconciliation_name(project: Project) -> str:
 
 
 def reconciliation_checks(
-    organization: Organization, *, send: Send = send, now: Now = _now
+    organization: Organization, *, send: Send = send, now: clock.Now = clock.now
 ) -> list[dg.AssetChecksDefinition]:
     """Return the check of each delivery; a click in Dagster runs it at once, for that delivery alone."""
     return [
@@ -52,7 +46,7 @@ def reconciliation_checks(
 
 
 def reconciliation_schedules(
-    organization: Organization, *, send: Send = send, now: Now = _now
+    organization: Organization, *, send: Send = send, now: clock.Now = clock.now
 ) -> list[dg.ScheduleDefinition]:
     """Return the schedule of each project, with its job; they run by themselves where the project does."""
     return [_schedule(project, _Reconciling(organization, project, send, now)) for project in _reconciled(organization)]
@@ -69,7 +63,7 @@ def _enabled(project: Project) -> list[Delivery]:
 class _Reconciling:
     """Looks at the last days of a project, has repaired what is wrong, and tells people."""
 
-    def __init__(self, organization: Organization, project: Project, send: Send, now: Now) -> None:
+    def __init__(self, organization: Organization, project: Project, send: Send, now: clock.Now) -> None:
         self.project = project
         self._organization = organization
         self._send = send

@@ -1,24 +1,17 @@
 """Taking away, each day, what the workspace holds but nothing needs any more."""
 
 from collections import Counter
-from collections.abc import Callable
-from datetime import UTC, datetime
 
 import dagster as dg
 
+from amp_pipeline import clock
 from amp_pipeline.config import Organization
 from amp_pipeline.core.errors import AmpError
 from amp_pipeline.retention import plan, remove
 from amp_pipeline.storage.urls import open_store
 
-Now = Callable[[], datetime]
 
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def retention_schedule(organization: Organization, *, now: Now = _now) -> dg.ScheduleDefinition:
+def retention_schedule(organization: Organization, *, now: clock.Now = clock.now) -> dg.ScheduleDefinition:
     """Return the schedule that tidies an organization's workspace; it runs by itself where any project does."""
     name = f"{organization.slug}_retention"
     description = (

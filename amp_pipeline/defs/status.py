@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import dagster as dg
 
+from amp_pipeline import clock
 from amp_pipeline.alerting import Subject, deliveries
 from amp_pipeline.config import Organization
 from amp_pipeline.core.hours import Hour, ranges
@@ -59,9 +60,7 @@ def _hours_of(run: dg.DagsterRun) -> list[Hour]:
     return []
 
 
-def status_checks(
-    organization: Organization, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
-) -> list[dg.AssetChecksDefinition]:
+def status_checks(organization: Organization, *, now: clock.Now = clock.now) -> list[dg.AssetChecksDefinition]:
     """Return the check of each delivery's hours, which a click in Dagster runs at once."""
     return [_status_check(organization, subject, now) for subject in deliveries(organization)]
 

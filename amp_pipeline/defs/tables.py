@@ -1,12 +1,12 @@
 """The asset of a delivery's tables: each hour's events, and once a run the tables that are one object."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
 
-from amp_pipeline import __version__
+from amp_pipeline import __version__, clock
 from amp_pipeline.config import Delivery, Organization, Project
 from amp_pipeline.core.errors import AmpError
 from amp_pipeline.core.hours import Hour
@@ -72,7 +72,7 @@ def _tables(organization: Organization, project: Project, delivery: Delivery, ke
     )
     def tables(context: dg.AssetExecutionContext, config: HourOptions) -> dg.MaterializeResult:
         written = OrganizationRun(organization).projects[project.slug].tables(delivery)
-        at = datetime.now(UTC).isoformat(timespec="microseconds")
+        at = clock.now().isoformat(timespec="microseconds")
         by = By(context.run.run_id, at, __version__, asked_by(context.run.tags))
         done, whole = _write(context, written, by, key, force=config.force)
         hours = sorted(done)
