@@ -7,9 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from amp_pipeline.buckets import S3
-from amp_pipeline.config import Organization, Project
+from amp_pipeline.config import Delivery, Organization, Project
 from amp_pipeline.core.errors import AmpError
 from amp_pipeline.core.hours import Hour, window
+from amp_pipeline.destinations.tables import Tables
 from amp_pipeline.run import OpenStore, OrganizationRun, ProjectRun
 from amp_pipeline.storage.folder import FolderStore
 from amp_pipeline.storage.layered import Layered
@@ -41,6 +42,12 @@ def made_anew(
     _copy_frozen(real, again)
     _land_around(again.projects[project.slug], hours)
     return again
+
+
+def tables_made_anew(real: OrganizationRun, again: OrganizationRun, project: Project, delivery: Delivery) -> Tables:
+    """Return the tables of a delivery over scratch space, which have what is on record of all that is not made anew."""
+    workspace = Layered(real.workspace, again.workspace)
+    return Tables(real.organization, project, delivery, workspace, again.projects[project.slug].archive(delivery).store)
 
 
 def _scratch_stores(organization: Organization, folder: Path, open_store: OpenStore) -> OpenStore:

@@ -15,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from amp_pipeline.audit import OWNERSHIP, WORKSPACE, HourAudit, audit
+from amp_pipeline.audit import OWNERSHIP, TABLES_BEHIND, WORKSPACE, HourAudit, audit
 from amp_pipeline.config import Delivery, Organization, Project
 from amp_pipeline.core.alerts import Trouble
 from amp_pipeline.core.due import is_ready
@@ -233,7 +233,9 @@ def looked(one: HourAudit) -> Looked:
     what = "; ".join(f"{finding.law}: {finding.what}" for finding in one.findings)
     what = what if len(what) <= _LONGEST else what[: _LONGEST - 1] + "…"
     state: State = "agrees"
-    if one.state in ("broken", "missing"):
+    if laws == {TABLES_BEHIND}:
+        state = "waits"
+    elif one.state in ("broken", "missing"):
         state = "wrong" if one.state == "broken" else "missing"
     elif one.state == "failed":
         # A landing or a bucket that can't be read is told of by those who tried it first.
@@ -282,8 +284,10 @@ class _Excuses:
 
     def _at_work(self, hour: Hour, delivery: Delivery) -> str:
         archive = self._one.archive(delivery)
-        age = archive.store.age(archive.names.claim(hour))
-        if age is not None and age < LEASE_SECONDS:
+        claims = [archive.names.claim(hour)]
+        if delivery.tables:
+            claims += [archive.names.event_table_claim(hour), archive.names.tables_claim()]
+        if any(_is_held(archive.store.age(claim)) for claim in claims):
             return "a run is writing it"
         entry = self._ledger.day(hour.date)[0].entry(hour)
         if not entry.is_settled and self._now.timestamp() - entry.asked_at < SETTLING.total_seconds():
@@ -327,3 +331,7 @@ class _Excuses:
 
 def _settles(age: float | None) -> bool:
     return age is not None and age < SETTLING.total_seconds()
+
+
+def _is_held(age: float | None) -> bool:
+    return age is not None and age < LEASE_SECONDS

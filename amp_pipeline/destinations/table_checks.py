@@ -71,7 +71,7 @@ def broken_joins(tables: Tables, hours: Sequence[Hour]) -> dict[str, str]:
             _lost(join.table, _columns(tables, join.table, join.columns), join, keys[join.to], found)
     of_events = [join for join in JOINS if join.table == "event"]
     for hour in hours:
-        for batch in _batches(tables.store, tables.names.event_table(hour), [join.columns[0] for join in of_events]):
+        for batch in batches(tables.store, tables.names.event_table(hour), [join.columns[0] for join in of_events]):
             for join in of_events:
                 _lost(hour.key, batch.select(*join.columns), join, keys[join.to], found)
     return found
@@ -103,19 +103,24 @@ def _rows(tables: Tables, hour: Hour) -> int:
 
 
 def _uuids(tables: Tables, hour: Hour) -> Iterator[list[str]]:
-    for batch in _batches(tables.store, tables.names.event_table(hour), ["uuid"]):
+    for batch in batches(tables.store, tables.names.event_table(hour), ["uuid"]):
         yield batch["uuid"].to_list()
 
 
 def _columns(tables: Tables, name: Name, columns: Sequence[str]) -> pl.DataFrame:
-    batches = list(_batches(tables.store, tables.names.table(name), columns))
-    return pl.concat(batches) if batches else pl.DataFrame(schema={one: TABLES[name].schema[one] for one in columns})
+    rows = list(batches(tables.store, tables.names.table(name), columns))
+    return pl.concat(rows) if rows else pl.DataFrame(schema={one: TABLES[name].schema[one] for one in columns})
 
 
-def _batches(store: ObjectStore, name: str, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+def batches(store: ObjectStore, name: str, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
+    """Yield the rows of a Parquet file in a store, all columns if not told which; none where there is no file.
+
+    Raises:
+        pyarrow.ArrowException | OSError: It is no Parquet file, or a damaged one.
+    """
     file = _open(store, name)
     if file is not None:
-        for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns)):
+        for batch in file.iter_batches(_BATCH_ROWS, columns=columns and list(columns)):
             frame = pl.from_arrow(batch)
             if isinstance(frame, pl.DataFrame):
                 yield frame

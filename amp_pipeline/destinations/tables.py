@@ -81,6 +81,19 @@ class Tables:
         whole, snapshot = self.records.whole(), self._dashboard.latest()
         return whole is None or whole.dashboard == (snapshot.fingerprint if snapshot else "")
 
+    def has_all(self, hours: Iterable[Hour]) -> bool:
+        """Tell whether the tables that are one object have all that is on record of the months of ``hours``."""
+        whole, snapshot = self.records.whole(), self._dashboard.latest()
+        months = sorted({month_of(day_of(hour)) for hour in hours})
+        days = [day for month in months for day in self.records.keys("days", month)]
+        return (
+            whole is not None
+            and whole.made_of == self._below("months")
+            and whole.dashboard == (snapshot.fingerprint if snapshot else "")
+            and all(self._is_merged("days", day, "hours") for day in days)
+            and all(self._is_merged("months", month, "days") for month in months)
+        )
+
     def write_hour(self, hour: Hour, by: By, *, force: bool = False) -> HourTables:
         """Write the rows of the table ``event`` of an hour, unless they are there.
 

@@ -5,9 +5,12 @@ killed one,
 sees the old object or the new one.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+
+from amp_pipeline.core.errors import ObjectNotFoundError
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,3 +111,13 @@ class ObjectStore(ABC):
             ObjectNotFoundError: There is no such object.
         """
         return b"".join(self.chunks(name))
+
+    def digest(self, name: str) -> str | None:
+        """Return the hexadecimal SHA-256 of an object's bytes, read in pieces; None where there is no such object."""
+        digest = hashlib.sha256()
+        try:
+            for chunk in self.chunks(name):
+                digest.update(chunk)
+        except ObjectNotFoundError:
+            return None
+        return digest.hexdigest()

@@ -135,6 +135,10 @@ class TablesStore(DeliveryStore):
         days = [(within, end) if within else end.split("/") for end in ends]
         return [f"{day}-{of_day}:00" for day, of_day in days]
 
+    def forget_merged(self, level: Level, key: str) -> None:
+        """Have the summary of a day or month made again from those below it."""
+        self.store.delete(f"{self._place(level, key)}.json")
+
     def put_summary(self, level: Level, key: str, summed: Summary) -> str:
         """Write a summary and return its digest."""
         data = summaries.encode(summed)
