@@ -1,6 +1,6 @@
 """What a database that tables are loaded into does, in the SQL that DuckDB and PostgreSQL have in common.
 
-Beside the eight tables there are five of its own, in the same schema: ``loaded_from`` (whose tables they are),
+Beside the eight tables there are four of its own, in the same schema: ``loaded_from`` (whose tables they are),
 ``loaded_hours`` and ``loaded_tables`` (the SHA-256 of what was loaded; empty where it has to be loaded again), and
 ``event_repeat`` (uuids of an hour that stand in an earlier one). Each hour, and the seven tables together, are one
 transaction, so whoever is killed is followed by a run that finishes.
@@ -32,6 +32,8 @@ REFERENCES = tuple(join for join in JOINS if join.table in WHOLE)
 
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
+_LOADED_FROM = "loaded_from"
+_OWN_TABLES = (_LOADED_FROM, "loaded_hours", "loaded_tables", "event_repeat")
 _OWN = (
     "CREATE TABLE IF NOT EXISTS {own}loaded_from (what {text} PRIMARY KEY, value {text} NOT NULL)",
     "CREATE TABLE IF NOT EXISTS {own}loaded_hours (hour {text} PRIMARY KEY, sha256 {text} NOT NULL)",
@@ -68,6 +70,7 @@ _FORGET = ("DELETE FROM {own}loaded_hours", "DELETE FROM {own}loaded_tables", "D
 _FORGET_TABLE = "DELETE FROM {own}loaded_tables WHERE name = {name}"
 _REMEMBER_TABLE = "INSERT INTO {own}loaded_tables SELECT {name}, {sha256}"
 _IS_THERE = "SELECT 1 FROM information_schema.schemata WHERE schema_name = {schema}"
+_TABLES_THERE = "SELECT table_name FROM information_schema.tables WHERE table_schema = {schema}"
 _COUNT = "SELECT count(*) FROM {table}"
 
 
@@ -143,9 +146,10 @@ class Database(ABC):
             owner: Whose tables they are; a schema holds those of one delivery.
 
         Raises:
-            LoadError: The schema holds those of another delivery.
+            LoadError: The schema holds those of another delivery, or tables of these names that no load has made.
         """
         with self.transaction():
+            self._refuse_what_is_of_others()
             if not self.run(_IS_THERE, schema=self.schema):
                 # IF NOT EXISTS would ask for the right to make one also where there is one.
                 self.run("CREATE SCHEMA " + self.names["own"].removesuffix("."))
@@ -215,6 +219,17 @@ class Database(ABC):
     def reference(self, join: Join) -> str:
         """Return the foreign key of a join."""
         return f"FOREIGN KEY ({_listed(join.columns)}) REFERENCES {self.name(join.to)} ({_listed(join.key)})"
+
+    def _refuse_what_is_of_others(self) -> None:
+        """Refuse a schema with tables of our names that are not ours: they would be dropped, or written into."""
+        # DuckDB takes User and user for one.
+        there = {str(name).lower() for (name,) in self.run(_TABLES_THERE, schema=self.schema)}
+        theirs = sorted(there & {*TABLES, *_OWN_TABLES})
+        if theirs and _LOADED_FROM not in there:
+            raise LoadError(
+                f"the schema {self.schema} has tables that no load has made: {', '.join(theirs)}. Nothing was changed; "
+                "load into a schema of its own, by --schema"
+            )
 
     def _make_tables(self) -> None:
         for name in ("event", *reversed(WHOLE)):

@@ -54,6 +54,17 @@ class Place:
         with psycopg.connect(self.server.url) as connection:
             return connection.execute(statement.encode()).fetchall()
 
+    def do(self, *statements: str) -> None:
+        """Run statements of somebody else who uses the database."""
+        if self.server is None:
+            with duckdb.connect(str(self.file)) as connection:
+                for statement in statements:
+                    connection.execute(statement)
+        else:
+            with psycopg.connect(self.server.url) as connection:
+                for statement in statements:
+                    connection.execute(statement.encode())
+
     def rows(self, name: Name) -> list[tuple[Any, ...]]:
         """All rows of a table in the order of its key, times as microseconds since 1970."""
         table = TABLES[name]

@@ -342,6 +342,23 @@ def test_a_schema_holds_the_tables_of_one_delivery(database: Place, tmp_path: Pa
     assert database.count("event") == 1
 
 
+@pytest.mark.parametrize("name", ["user", "loaded_hours"])
+def test_tables_of_somebody_else_are_left_alone(database: Place, name: str) -> None:
+    database.do(
+        "CREATE SCHEMA amp_pipeline",
+        f'CREATE TABLE amp_pipeline."{name}" (hour text)',
+        f"INSERT INTO amp_pipeline.\"{name}\" VALUES ('theirs')",
+    )
+    with database.opened() as one, pytest.raises(LoadError, match=f"has tables that no load has made: {name}. Nothing"):
+        one.prepare(OWNER)
+    assert database.ask(f'SELECT hour FROM amp_pipeline."{name}"') == [("theirs",)]
+    database.do(f'ALTER TABLE amp_pipeline."{name}" RENAME TO theirs')
+    with database.opened() as one:
+        one.prepare(OWNER)
+        one.prepare(OWNER)
+    assert (database.count("theirs"), database.count(name)) == (1, 0)
+
+
 def test_tables_of_a_version_with_other_columns_are_made_anew(
     database: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
