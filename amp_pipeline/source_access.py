@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 
 from amp_pipeline.config import Project
 from amp_pipeline.core.access import Outcome, failed, passed
+from amp_pipeline.core.export_api import NO_EVENTS
+from amp_pipeline.core.hours import Hour
 from amp_pipeline.run import OrganizationRun
 from amp_pipeline.source_settings import AmplitudeExport
 from amp_pipeline.sources.amplitude_export import ExportApi
@@ -46,16 +48,17 @@ def still_troubled(run: OrganizationRun, project: Project, now: datetime) -> Tro
     # A time to come is that of a clock that has gone back since.
     if known is None or 0 <= now.timestamp() - known.tried < ASKED_EVERY.total_seconds():
         return known
-    error = _asked(source, project.id)
+    error = _asked(source, project.id, known.hour)
     found = trouble_of(error, known.since, now.timestamp()) if error else None
     troubles.save(found)
     return found
 
 
-def _asked(source: AmplitudeExport, project: int) -> SourceError | None:
+def _asked(source: AmplitudeExport, project: int, hour: str = "") -> SourceError | None:
     once = source.model_copy(update={"attempts": 1, "read_timeout": min(source.read_timeout, _READ_SECONDS)})
     try:
-        ExportApi(once, project, Http(once)).try_out()
+        ExportApi(once, project, Http(once)).try_out(Hour.parse(hour) if hour else NO_EVENTS)
     except SourceError as error:
-        return error
+        # An hour that has events may need longer; then whoever pulls finds out.
+        return None if hour and error.broke_off else error
     return None

@@ -19,6 +19,8 @@ _HOSTS = {"US": "https://amplitude.com", "EU": "https://analytics.eu.amplitude.c
 
 _HISTORY = re.compile(r"all|(\d{1,3}) (months|days)")
 
+_API = re.compile(r"/api(/2(/export)?)?/*$")
+
 AVAILABLE_AFTER = timedelta(hours=2)
 """How long after its end Amplitude has all of an hour; amplitude-docs ``api/en/export.md``."""
 
@@ -183,6 +185,8 @@ class AmplitudeExport(Keys):
             return None
         if not is_address(value) or "@" in value:
             raise ValueError("write the address of a server, like https://amplitude.example.com, without keys in it")
+        if _API.search(value):
+            raise ValueError("write the address up to the server's /api, without /api and what comes after it")
         return value.rstrip("/")
 
     @field_validator("history")

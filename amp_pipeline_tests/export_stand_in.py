@@ -5,9 +5,10 @@ import http.server
 import io
 import socket
 import struct
+import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -25,7 +26,8 @@ Fault = Callable[[Hour, Hour, int], "int | str | None"]
 """From the first and last hour of a request and the number of requests before it to what goes wrong.
 
 A status; "half": the connection ends in the middle; "short": half of the zip, as if it were whole; "flipped": a byte in
-the middle is another; "reset": the connection is reset before the answer; "page": 404 with a page of HTML.
+the middle is another; "reset": the connection is reset before the answer; "page": 404 with a page of HTML; "slow": a
+byte every 50 ms.
 """
 
 _SAID = {
@@ -61,6 +63,10 @@ class StandIn(http.server.ThreadingHTTPServer):
         self.most_bytes = 4 << 30
         self.zip64 = False
         self.not_yet: Hour | None = None
+        self.changed: Callable[[bytes], bytes] = lambda body: body
+        """What becomes of a zip before it is sent."""
+        self.headers: dict[str, str] = {}
+        """Of all answers, beside the usual ones."""
 
     @property
     def url(self) -> str:
@@ -90,6 +96,8 @@ class _Handler(Handler):
         if parts.path != "/api/2/export":
             return self._say(404)
         asked = parse_qs(parts.query)
+        if not asked:
+            return self._send(400, b"start and end are missing", "text/plain")
         first, last = (_hour(asked[name][0]) for name in ("start", "end"))
         fault = server.fault(first, last, len(server.asked))
         server.asked.append((first, last))
@@ -106,7 +114,7 @@ class _Handler(Handler):
             return self._say(404)
         if sum(len(one.data) for one in members) > server.most_bytes:
             return self._say(400)
-        return self._send_zip(zipped(members, zip64=server.zip64), fault)
+        return self._send_zip(server.changed(zipped(members, zip64=server.zip64)), fault)
 
     def _send_zip(self, body: bytes, fault: str | None) -> None:
         if fault == "flipped":
@@ -114,12 +122,12 @@ class _Handler(Handler):
             body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
         if fault == "short":
             body = body[: len(body) // 2]
-        self._send(200, body, "application/zip", half=fault == "half")
+        self._send(200, body, "application/zip", half=fault == "half", slow=fault == "slow")
 
     def _say(self, status: int) -> None:
         self._send(status, _SAID.get(status, b"Something else"), "text/plain")
 
-    def _send(self, status: int, body: bytes, kind: str, *, half: bool = False) -> None:
+    def _send(self, status: int, body: bytes, kind: str, *, half: bool = False, slow: bool = False) -> None:
         server = cast(StandIn, self.server)
         self.send_response(status)
         self.send_header("Content-Type", kind)
@@ -128,7 +136,15 @@ class _Handler(Handler):
             self.send_header(NOT_YET, stamp(server.not_yet))
         if status in (429, 500, 503) and server.retry_after is not None:
             self.send_header("Retry-After", server.retry_after)
+        for name, value in server.headers.items():
+            self.send_header(name, value)
         self.end_headers()
+        with suppress(ConnectionError):
+            for at in range(len(body) if slow else 0):
+                self.wfile.write(body[at : at + 1])
+                time.sleep(0.05)
+        if slow:
+            return
         self.wfile.write(body[: len(body) // 2] if half else body)
         if half:
             self.close_connection = True

@@ -24,7 +24,9 @@ NO_EVENTS = Hour.parse("2012-01-01-00:00")
 NOT_YET = "amp-pipeline-not-yet"
 """Header of ``amp-pipeline serve export``: the first hour of the range that is not delivered so far."""
 
-_MEMBER = re.compile(r"(?:.*/)?(\d+)_(\d{4}-\d{2}-\d{2})(?:_(\d{1,2}))?(?:#(-?\d+))?\.json((?:\.gz|\.zst)?)")
+_MEMBER = re.compile(
+    r"(?:.*/)?([0-9]{1,18})_([0-9]{4}-[0-9]{2}-[0-9]{2})(?:_([0-9]{1,2}))?(?:#(-?[0-9]{1,18}))?\.json((?:\.gz|\.zst)?)"
+)
 
 
 def stamp(hour: Hour) -> str:

@@ -5,9 +5,9 @@ Facts: amplitude-docs ``api/en/export.md`` and :mod:`amp_pipeline.core.export_ap
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,15 +20,46 @@ from amp_pipeline.core.export_api import EXPORT, NO_EVENTS, NOT_YET, Member, hal
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.lines import split
 from amp_pipeline.source_settings import AmplitudeExport
-from amp_pipeline.sources.amplitude_http import BrokenAnswerError, Http, SourceError
+from amp_pipeline.sources import answer_zip
+from amp_pipeline.sources.amplitude_http import Http, SourceError
+from amp_pipeline.sources.answer_body import BrokenAnswerError, TooLongError
 
 S3_EXPORT = "https://amplitude.com/docs/data/destination-catalog/amazon-s3"
 
 _CHUNK_BYTES = 1 << 20
+_BEGINNING_BYTES = 64 << 10
+
+MOST_BYTES = 8 << 30
+"""Of an answer, and of the files in it: twice what Amplitude gives. ``serve export --limit`` may give more at once."""
+
+_ALWAYS_UNPACKED_BYTES = 4 << 30
+_MOST_UNPACKED = 250
+"""How many times its packed bytes an answer may unpack to, from 4 GiB on. Each event has a uuid of its own, of which
+packing leaves 16 bytes and more; gzip itself reaches 1,032."""
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class TooLargeError(Exception):
     """The server refuses a range, or takes too long for it: fewer hours may do."""
+
+
+class NoRoomError(TooLargeError):
+    """Local disk has no room for an answer; the message is for people."""
+
+
+class OtherProjectError(SourceError):
+    """The keys are of another project: what has no events there says nothing of this one."""
+
+    def __init__(self, address: str, found: Member, project: int) -> None:
+        """Say so of ``found``, a file of an answer of ``address``, where ``project`` was wanted."""
+        super().__init__(
+            f"{address} answers with events of project {found.project}: the keys are of that project, and this one "
+            f"says id {project}; correct the keys or the id",
+            "credentials",
+        )
+        self.hour = found.hour
+        """Who asks for it sees whether it is still so."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +100,8 @@ class ExportApi:
     def __init__(self, source: AmplitudeExport, project: int, http: Http) -> None:
         """Ask ``source`` by ``http``; answers must be of ``project``."""
         self._http = http
-        self._own = source.url is not None
+        self._may_be_another = source.url is not None
+        """Whether nothing has shown so far that the address is that of an Export API."""
         self._project = project
         self.address = source.address
 
@@ -89,15 +121,16 @@ class ExportApi:
 
         def read(answer: requests.Response) -> Answer:
             if answer.status_code in (400, 504):
-                text = self._http.explained(answer.text[:1000])
+                text = self._http.said(answer)
                 raise TooLargeError(f"{answer.status_code}{f': {text}' if text else ''}")
             if answer.status_code == 404:
                 self._refuse_other_servers(answer)
                 return Answer(path, not_yet=_not_yet(answer))
-            with path.open("wb") as file:
-                for chunk in answer.iter_content(_CHUNK_BYTES):
-                    file.write(chunk)
-            return Answer(path, self._files(path, wanted), _not_yet(answer))
+            not_yet = _not_yet(answer)
+            self._keep(answer, path)
+            found = self._files(path, wanted)
+            self._may_be_another = False
+            return Answer(path, found, not_yet)
 
         params = {"start": stamp(hours[0]), "end": stamp(hours[-1])}
         # Where fewer hours can't be asked for, 504 may be a bad moment: it is tried again.
@@ -109,49 +142,84 @@ class ExportApi:
                 raise TooLargeError(str(error)) from None
             raise
 
-    def try_out(self) -> None:
-        """Ask for an hour that has no events, which costs nothing.
+    def try_out(self, hour: Hour = NO_EVENTS) -> None:
+        """Ask for an hour: for one that has no events, which costs nothing, or for one that told of another project.
 
         Raises:
             SourceError: The keys are wrong, or the server can't be reached.
         """
-        params = {"start": stamp(NO_EVENTS), "end": stamp(NO_EVENTS)}
+        params = {"start": stamp(hour), "end": stamp(hour)}
         # What a server thinks of that hour is no matter: it has let us in.
         with self._http.get(EXPORT, params, seen={400, 404, 504}) as answer:
             if answer.status_code == 404:
                 self._refuse_other_servers(answer)
+            elif answer.ok:
+                name = answer_zip.first_file(self._http.beginning(answer, _BEGINNING_BYTES))
+                self._refuse_other_projects(member(name or ""))
 
     def _refuse_other_servers(self, answer: requests.Response) -> None:
         """Tell "no events" from "no such page": else every hour of a wrong address would be delivered as empty."""
-        kind = answer.headers.get("Content-Type", "")
-        if self._own and "html" in kind.lower():
+        if not self._may_be_another:
+            return
+        is_page = "html" in answer.headers.get("Content-Type", "").lower()
+        if is_page or self._knows_no_export():
+            answered = "with a page" if is_page else "whatever it is asked"
             raise SourceError(
-                f"{self.address} is no Export API: it answers 404 with a page; check the source's url", "server", 404
+                f"{self.address} is no Export API: it answers 404 {answered}; check the source's url, which is the "
+                "server's address up to its /api",
+                "server",
+                404,
             )
+        self._may_be_another = False
+
+    def _knows_no_export(self) -> bool:
+        """Ask for no hours at all: an Export API wants to know which, and where there is none it is 404 again."""
+        with self._http.get(EXPORT, seen={400, 404, 422, 500}) as answer:
+            return answer.status_code == 404
+
+    def _refuse_other_projects(self, found: Member | None) -> None:
+        if found is not None and found.project != self._project:
+            raise OtherProjectError(self.address, found, self._project)
+
+    def _keep(self, answer: requests.Response, path: Path) -> None:
+        try:
+            with path.open("wb") as file:
+                for chunk in self._http.chunks(answer, MOST_BYTES):
+                    file.write(chunk)
+        except TooLongError as error:
+            raise TooLargeError(str(error)) from None
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise NoRoomError(
+                f"there is no room for the answer of {self.address} in {path.parent.parent} ({error.strerror}); make "
+                "some, or let TMPDIR name another folder"
+            ) from None
 
     def _files(self, path: Path, wanted: frozenset[Hour]) -> list[File]:
         try:
-            with zipfile.ZipFile(path) as answer:
-                infos = [info for info in answer.infolist() if not info.is_dir()]
-                return [self._checked(answer, info, wanted) for info in infos]
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise BrokenAnswerError(f"it is no whole zip: {error}") from None
-        except (NotImplementedError, RuntimeError) as error:  # what zipfile says of packing it can't, and of passwords
+            with answer_zip.explained(), zipfile.ZipFile(path) as answer:
+                infos = answer_zip.files(answer)
+                if sum(info.file_size for info in infos) > MOST_BYTES:
+                    raise TooLargeError(f"files of more than {MOST_BYTES:,} bytes")
+                unpacked = _Unpacked()
+                return [self._checked(answer, info, wanted, unpacked) for info in infos]
+        except answer_zip.UnreadableZipError as error:
             what = f"{self.address} answers with a zip that can't be unpacked: {error}"
             raise SourceError(what, "server", broke_off=True) from None
+        except _UnpacksToTooMuchError as error:
+            what = f"{self.address} answers with files that unpack to {error}: no events do"
+            raise SourceError(what, "server", broke_off=True) from None
 
-    def _checked(self, answer: zipfile.ZipFile, info: zipfile.ZipInfo, wanted: frozenset[Hour]) -> File:
+    def _checked(
+        self, answer: zipfile.ZipFile, info: zipfile.ZipInfo, wanted: frozenset[Hour], unpacked: _Unpacked
+    ) -> File:
         found = member(info.filename)
         if found is None or found.hour not in wanted:
             what = "is no name of events" if found is None else f"is of the hour {found.hour}, not asked for"
             told = f"{self.address} answers with a file {info.filename!r}, which {what}"
             raise SourceError(told, "server", broke_off=True)
-        if found.project != self._project:
-            raise SourceError(
-                f"{self.address} answers with events of project {found.project}: the keys are of that project, and "
-                f"this one says id {self._project}; correct the keys or the id",
-                "credentials",
-            )
+        self._refuse_other_projects(found)
         digest, content = hashlib.sha256(), hashlib.sha256()
         size = lines = 0
         ended = True
@@ -161,12 +229,14 @@ class ExportApi:
             with answer.open(info) as opened:
                 while chunk := opened.read(_CHUNK_BYTES):
                     size += len(chunk)
+                    unpacked.packed += len(chunk)
                     digest.update(chunk)
                     yield chunk
 
         try:
             for block in codec.unpack(packed(), info.filename):
                 content.update(block)
+                unpacked.add(len(block))
                 lines += block.count(b"\n")
                 ended = block.endswith(b"\n")
         except DamagedObjectError as error:
@@ -174,9 +244,34 @@ class ExportApi:
         return File(found, info, size, lines + (not ended), digest.hexdigest(), content.hexdigest())
 
 
+class _UnpacksToTooMuchError(Exception):
+    """What was packed is no events, but a trap."""
+
+
+class _Unpacked:
+    """How many bytes of an answer there are, packed and unpacked."""
+
+    def __init__(self) -> None:
+        self.packed = 0
+        self._bytes = 0
+
+    def add(self, count: int) -> None:
+        """Count unpacked bytes.
+
+        Raises:
+            _UnpacksToTooMuchError: They are too many.
+        """
+        self._bytes += count
+        if self._bytes > max(_ALWAYS_UNPACKED_BYTES, _MOST_UNPACKED * self.packed):
+            raise _UnpacksToTooMuchError(f"more than {self._bytes / self.packed:.0f} times their size")
+
+
 def _not_yet(answer: requests.Response) -> Hour | None:
     told = answer.headers.get(NOT_YET)
-    return None if told is None else parse_stamp(told)
+    try:
+        return None if told is None else parse_stamp(told)
+    except ValueError:
+        raise BrokenAnswerError(f"its header {NOT_YET} names no hour") from None
 
 
 def lines_of(answer: Answer, file: File) -> Iterator[bytes]:

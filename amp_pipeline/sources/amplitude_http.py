@@ -2,8 +2,9 @@
 
 For callers: ``Http(source).get(path, params, seen={404})`` returns an open, streaming answer, to be closed by ``with``;
 ``Http(source).read(path, read, params)`` calls ``read(answer)`` as well, and does both again where the answer breaks
-off. Everything but 200 to 299 and the statuses in ``seen`` is a :class:`SourceError`. Redirects are followed; only the
-server that was configured is given the keys. Proxies and certificates are those of the environment.
+off. Bodies are read by ``chunks``, within bounds. Everything but 200 to 299 and the statuses in ``seen`` is a
+:class:`SourceError`. Redirects are followed; only the server that was configured is given the keys. Proxies and
+certificates are those of the environment.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import base64
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import version
@@ -24,6 +26,8 @@ from requests.auth import AuthBase, HTTPBasicAuth
 
 from amp_pipeline.core.errors import AmpError
 from amp_pipeline.source_settings import AmplitudeExport
+from amp_pipeline.sources import answer_body
+from amp_pipeline.sources.answer_body import BrokenAnswerError
 
 Kind = Literal["credentials", "network", "throttled", "server"]
 
@@ -65,15 +69,12 @@ class SourceError(AmpError):
         self.broke_off = broke_off
 
 
-class BrokenAnswerError(Exception):
-    """Raised by who reads an answer: it is not whole; it is asked for again."""
-
-
 _BROKE_OFF = (
     BrokenAnswerError,
     requests.exceptions.ReadTimeout,
     requests.exceptions.ChunkedEncodingError,
     requests.exceptions.ContentDecodingError,
+    urllib3.exceptions.DecodeError,
     urllib3.exceptions.ProtocolError,
     urllib3.exceptions.ReadTimeoutError,
 )
@@ -146,6 +147,23 @@ class Http:
 
         return self._until_whole(path, params, frozenset(seen), closed)
 
+    def chunks(self, answer: requests.Response, most: int) -> Iterator[bytes]:
+        """Yield the body of an answer as it comes, at most ``most`` bytes; see :func:`answer_body.chunks`.
+
+        Raises:
+            BrokenAnswerError: It comes too slowly.
+            TooLongError: It has more bytes.
+        """
+        return answer_body.chunks(answer, most, self._timeout[1])
+
+    def said(self, answer: requests.Response) -> str:
+        """Return how what a server says begins, as :meth:`explained` does."""
+        return self.explained(self.beginning(answer, _READ_OF_ERROR_BYTES).decode("utf-8", "replace"))
+
+    def beginning(self, answer: requests.Response, most: int) -> bytes:
+        """Return the first ``most`` bytes of an answer, or fewer where they can't be had."""
+        return answer_body.beginning(answer, most, self._timeout[1])
+
     def explained(self, text: str) -> str:
         """Return what a server said, short and without keys, markup and queries of addresses."""
         for secret in self._secrets:
@@ -200,7 +218,7 @@ class Http:
             if answer.status_code not in _REDIRECTS or target is None:
                 return answer
             answer.close()
-            here, url, query = url, urljoin(url, target), None
+            here, url, query = url, _joined(url, target), None
             if urlsplit(url).scheme not in ("https", urlsplit(here).scheme):
                 raise BrokenAnswerError("it redirects to an address that is not encrypted")
         raise BrokenAnswerError("it redirects again and again")
@@ -211,14 +229,16 @@ class Http:
         if after.isascii() and after.isdigit():
             return float(after[:9])
         try:
-            return max(0.0, parsedate_to_datetime(after).timestamp() - self._now())
+            at = parsedate_to_datetime(after)
+            # Of HTTP they are of UTC, whether they say so or not.
+            return max(0.0, (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - self._now())
         except (ValueError, TypeError, OverflowError):
             return None
 
     def _refused(self, path: str, answer: requests.Response) -> SourceError:
         status = answer.status_code
         with answer:
-            said = self.explained(_beginning(answer))
+            said = self.said(answer)
         own = _origin(answer.url or self.base) == _origin(self.base)
         where = f"{self.base}{path}" + ("" if own else f", sent on to {urlsplit(answer.url).hostname},")
         what = f"{where} answers {status}" + (f": {said}" if said else "")
@@ -245,12 +265,18 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
-def _beginning(answer: requests.Response) -> str:
+def _joined(here: str, target: str) -> str:
+    """Return where a redirect leads.
+
+    Raises:
+        BrokenAnswerError: To nothing that is an address.
+    """
     try:
-        data = next(answer.iter_content(_READ_OF_ERROR_BYTES), b"")
-    except (requests.RequestException, urllib3.exceptions.HTTPError):
-        return ""
-    return data.decode("utf-8", "replace")
+        found = urljoin(here, target)
+        _origin(found)
+    except ValueError:
+        raise BrokenAnswerError("it redirects to what is no address") from None
+    return found
 
 
 def _spellings(api_key: str, secret_key: str) -> list[str]:
@@ -274,6 +300,7 @@ def _of_network(trouble: Exception) -> str:
         (requests.exceptions.ConnectionError, "no connection, or it broke off"),
         (urllib3.exceptions.TimeoutError, "the answer stopped coming"),
         (urllib3.exceptions.ProtocolError, "the answer broke off"),
+        (urllib3.exceptions.DecodeError, "the answer can't be unpacked"),
     ]
     said = next((words for kind, words in kinds if isinstance(trouble, kind)), type(trouble).__name__)
     for cause in _causes(trouble):

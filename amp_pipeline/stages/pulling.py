@@ -11,7 +11,13 @@ from amp_pipeline.core.export_api import halves, together
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.lines import Block
 from amp_pipeline.source_settings import AmplitudeExport
-from amp_pipeline.sources.amplitude_export import S3_EXPORT, ExportApi, TooLargeError
+from amp_pipeline.sources.amplitude_export import (
+    S3_EXPORT,
+    ExportApi,
+    NoRoomError,
+    OtherProjectError,
+    TooLargeError,
+)
 from amp_pipeline.sources.amplitude_http import SourceError
 from amp_pipeline.stages.pulled_hours import PulledHours
 from amp_pipeline.storage.objects import ObjectStore
@@ -67,6 +73,8 @@ class Pulling:
         self._again: set[Hour] = set()
         self._failed: dict[Hour, AmpError] = {}
         self._left: set[Hour] = set()
+        self._shut: SourceError | None = None
+        self._knows_whose = False
 
     def expect(self, hours: Iterable[Hour]) -> None:
         """Let neighbours of an hour that is pulled be pulled with it, where they are among ``hours``."""
@@ -99,6 +107,7 @@ class Pulling:
             return False
         if hour in self._failed:
             raise self._failed[hour]
+        self._refuse_another()
         if not self._is_there(hour):
             there = self._source.there_at(hour)
             raise LandingError(f"{self._api.address} has all of hour {hour} from {there:%Y-%m-%d %H:%M} UTC on")
@@ -117,6 +126,23 @@ class Pulling:
             raise self._failed[hour]
         return True
 
+    def _refuse_another(self) -> None:
+        """Take nothing while the keys are of another project: that it has no events of an hour says nothing of ours.
+
+        Raises:
+            SourceError: They were when they were last used, and still are; or nobody can say.
+        """
+        if not self._knows_whose:
+            self._knows_whose = True
+            known = self._troubles.load()
+            try:
+                if known is not None and known.hour:
+                    self._api.try_out(Hour.parse(known.hour))
+            except SourceError as error:
+                self._shut = error
+        if self._shut is not None:
+            raise self._shut
+
     def _is_there(self, hour: Hour) -> bool:
         return self._now() >= self._source.there_at(hour)
 
@@ -127,12 +153,20 @@ class Pulling:
 
     def _pull(self, hours: Sequence[Hour]) -> None:
         """Pull a range, in halves where that may help; hours that can't be had are noted with the reason."""
+        if self._shut is not None:
+            self._fail(hours, self._shut)
+            return
         try:
             self._ask(hours)
         except TooLargeError as error:
             self._tell(f"too large, or too slow ({error})")
             if not self._pull_halves(hours):
-                self._fail(hours, LandingError(self._too_large(hours, error)))
+                what = str(error) if isinstance(error, NoRoomError) else self._too_large(hours, error)
+                self._fail(hours, LandingError(what))
+        except OtherProjectError as error:
+            self._shut = error
+            self._fail(hours, error)
+            self._remember(error)
         except SourceError as error:
             if not (error.broke_off and self._pull_halves(hours)):
                 self._fail(hours, error)
@@ -198,9 +232,17 @@ class Pulling:
 
 def trouble_of(error: SourceError, since: float, at: float) -> Trouble:
     """Return what to remember of a source that does not answer; times in seconds since 1970."""
-    return Trouble(kind=error.kind, summary=str(error), advice=ADVICE[error.kind], since=since, tried=at)
+    advice = ADVICE[error.kind]
+    hour = ""
+    if isinstance(error, OtherProjectError):
+        advice, hour = f"{advice} {_OF_ANOTHER}", error.hour.key
+    return Trouble(kind=error.kind, summary=str(error), advice=advice, since=since, tried=at, hour=hour)
 
 
+_OF_ANOTHER = (
+    "Hours that were pulled with the keys of the other project before it was noticed, and of which that has no events, "
+    "were delivered as empty: run their raw_events again, forced."
+)
 ADVICE = {
     "credentials": "Nothing is pulled until the keys are right; what is missing is caught up then, and what was "
     "delivered stays. Set api_key, secret_key and region of the source anew.",

@@ -44,6 +44,8 @@ class Trouble(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since 1970."""
     tried: float
     """When the source was last asked."""
+    hour: str = ""
+    """Where the keys are of another project: one of which that project has events."""
 
 
 def read_receipt(store: ObjectStore, name: str) -> Receipt | None:

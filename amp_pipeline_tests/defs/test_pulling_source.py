@@ -1,5 +1,6 @@
 """A project that pulls, as the hour sensor sees it: when hours are asked for, and what a source that is shut does."""
 
+import gzip
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ from amp_pipeline.cli import main
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.sources import amplitude_http
 from amp_pipeline_tests.defs.test_hour_sensor import Sensor, requests
-from amp_pipeline_tests.export_stand_in import KEYS, StandIn, stand_in
+from amp_pipeline_tests.export_stand_in import KEYS, Packed, StandIn, stand_in
 
 FIRST = Hour.parse("2024-05-06-00:00")
 
@@ -93,6 +94,25 @@ def test_a_source_that_refuses_keys_is_told_and_held_until_they_are_right(sensor
     again = requests(sensor.tick())
     assert again[0].tags["dagster/asset_partition_range_start"] == FIRST.key
     assert again[0].tags["dagster/asset_partition_range_end"] == (FIRST + 21).key
+    assert len([text for text in sensor.told if "shop / landing" in text.title]) == 2
+
+
+def test_keys_of_another_project_are_told_once_and_hold_all_hours(sensor: Sensor, server: StandIn):
+    """What opens the first hour of 2012 may still be of another project: the hour that told so is asked for again."""
+    wrong = {FIRST + 1: [Packed("8/8_2024-05-06_1#0.json.gz", gzip.compress(b"{}"))]}
+    server.hours = wrong
+    sensor.now = datetime(2024, 5, 6, 23, tzinfo=UTC)
+    result = sensor.tick()
+    assert run_all(sensor, result) == [False] * len(requests(result))
+    for _ in range(4):
+        sensor.now += timedelta(minutes=10)
+        assert requests(sensor.tick()) == []
+    (told,) = [text for text in sensor.told if "shop / landing" in text.title]
+    assert "the keys are of that project" in told.plain
+    server.hours = {FIRST + 1: [Packed("7/7_2024-05-06_1#0.json.gz", gzip.compress(b"{}"))]}
+    sensor.now += timedelta(minutes=10)
+    again = requests(sensor.tick())
+    assert again[0].tags["dagster/asset_partition_range_start"] == FIRST.key
     assert len([text for text in sensor.told if "shop / landing" in text.title]) == 2
 
 
