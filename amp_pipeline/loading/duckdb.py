@@ -69,7 +69,7 @@ class DuckDB(Database):
     @override
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        try:
+        with self._explained():
             self._connection.execute("BEGIN")
             try:
                 yield
@@ -77,6 +77,11 @@ class DuckDB(Database):
                 self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
         except duckdb.ConstraintException as error:
             # Without its message, which quotes keys.
             raise LoadError(
@@ -89,7 +94,8 @@ class DuckDB(Database):
     def run(self, statement: str, **values: str) -> list[tuple[Any, ...]]:
         places = {name: f"${name}" for name in values}
         text = statement.format_map({**self.names, "staged": "staged", **places}) if "{" in statement else statement
-        return self._connection.execute(text, values or None).fetchall()
+        with self._explained():
+            return self._connection.execute(text, values or None).fetchall()
 
     @override
     def stage(self, table: Table, file: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import polars as pl
 import psycopg
 import pyarrow.parquet as pq
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import ConnDict, conninfo_to_dict, make_conninfo
 from typing_extensions import override
 
 from amp_pipeline.core.errors import LoadError
@@ -59,22 +59,18 @@ class Postgres(Database):
             LoadError: There is no connection, or another load of the schema is under way.
         """
         super().__init__(schema)
-        try:
-            given = conninfo_to_dict(address)
-            known = make_conninfo(address, **{"connect_timeout": given.get("connect_timeout", _CONNECT_SECONDS)})
-        except psycopg.Error:
-            # Its message quotes the address.
-            raise LoadError(
-                "the address of the PostgreSQL database can't be read; write postgresql://user@host:5432/database, and "
-                "%-escapes for what has a meaning in URLs"
-            ) from None
+        given = _read_address(address)
         self._secret = str(given.get("password") or "")
+        # Whatever the database's own encoding is, and PGCLIENTENCODING: COPY gets UTF-8.
+        wanted = {"connect_timeout": given.get("connect_timeout", _CONNECT_SECONDS), "client_encoding": "UTF8"}
         try:
-            self._connection = psycopg.connect(known, autocommit=True, options="-c timezone=UTC")
+            self._connection = psycopg.connect(make_conninfo(address, **wanted), autocommit=True)
         except psycopg.Error as error:
             raise LoadError(f"no connection to PostgreSQL: {self._hidden(str(error))}") from None
         place = self._connection.info
         self.place = f"{place.dbname} at {place.host or 'this machine'}"
+        # Not by `options`, which may be given, and which poolers refuse.
+        self.run("SET TIME ZONE 'UTC'")
         until = time.monotonic() + _PATIENCE_SECONDS
         while not self.run(_LOCK, schema=schema)[0][0]:
             # The server may not have noticed yet that the load before has ended, or was killed.
@@ -90,9 +86,13 @@ class Postgres(Database):
     @override
     @contextmanager
     def transaction(self) -> Iterator[None]:
+        with self._explained(), self._connection.transaction():
+            yield
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
         try:
-            with self._connection.transaction():
-                yield
+            yield
         except psycopg.Error as error:
             # What it says beside its first line quotes rows.
             said = error.diag.message_primary or self._hidden(str(error).partition("\n")[0])
@@ -102,9 +102,10 @@ class Postgres(Database):
     def run(self, statement: str, **values: str) -> list[tuple[Any, ...]]:
         places = {name: f"%({name})s::text" for name in values}
         text = statement.format_map({**self.names, "staged": "staged", **places}) if "{" in statement else statement
-        # As bytes, since a text that was put together here is none that the types of psycopg take.
-        found = self._connection.execute(text.encode(), values or None)
-        return found.fetchall() if found.description else []
+        with self._explained():
+            # As bytes, since a text that was put together here is none that the types of psycopg take.
+            found = self._connection.execute(text.encode(), values or None)
+            return found.fetchall() if found.description else []
 
     @override
     def stage(self, table: Table, file: Path) -> None:
@@ -156,6 +157,26 @@ class Postgres(Database):
     def _hidden(self, text: str) -> str:
         text = " ".join(text.split())
         return text.replace(self._secret, "…") if self._secret else text
+
+
+def _read_address(address: str) -> ConnDict:
+    """Return the parts of an address.
+
+    Raises:
+        LoadError: It is none, or has an @ too many: with one in the password, the rest of that is taken for the host.
+    """
+    place = address.partition("://")[2].partition("?")[0]
+    try:
+        given = conninfo_to_dict(address)
+    except psycopg.Error:
+        # Its message quotes the address.
+        given = None
+    if given is None or "@" in place.partition("@")[2] or "@" in place.partition("/")[2]:
+        raise LoadError(
+            "the address of the PostgreSQL database can't be read; write postgresql://user@host:5432/database, and "
+            "%-escapes for what has a meaning in URLs"
+        )
+    return given
 
 
 def _csv(table: Table, file: Path) -> Iterator[bytes]:

@@ -292,6 +292,45 @@ def test_postgres_needs_no_rights_beside_those_on_a_schema_that_is_there(server:
         connection.execute("DROP ROLE loader")
 
 
+@pytest.mark.parametrize("encoding", ["of the client", "of the database"])
+def test_postgres_gets_texts_in_whatever_encoding(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    url = server.url
+    if encoding == "of the client":
+        server.drop("amp_pipeline")
+        monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    else:
+        url = server.url.replace("/postgres?", "/latin?")
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute("CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    with closing(Postgres(url, "amp_pipeline")) as one:
+        one.prepare(OWNER)
+        put(one, tmp_path, FIRST_HOUR, "a", city="Köln")
+    with psycopg.connect(url, client_encoding="UTF8") as connection:
+        assert connection.execute("SELECT city FROM amp_pipeline.event").fetchall() == [("Köln",)]
+
+
+def test_postgres_keeps_the_options_of_its_address(server: Server) -> None:
+    with closing(Postgres(f"{server.url}&options=-c%20work_mem%3D123MB", "amp_pipeline")) as one:
+        assert one.run("SHOW work_mem") == [("123MB",)]
+        assert one.run("SHOW timezone") == [("UTC",)]
+
+
+def test_postgres_that_goes_away_is_told(server: Server, tmp_path: Path) -> None:
+    with place("postgres", tmp_path, server).opened() as one:
+        one.prepare(OWNER)
+        ((process,),) = one.run("SELECT pg_backend_pid()")
+        with psycopg.connect(server.url) as connection:
+            connection.execute("SELECT pg_terminate_backend(%s)", (process,))
+        with pytest.raises(LoadError, match=r"can't be loaded: terminating connection"):
+            one.hours()
+        with pytest.raises(LoadError, match=r"can't be loaded: the connection is"):
+            one.count("event")
+        with pytest.raises(LoadError, match=r"can't be loaded: the connection is"):
+            put(one, tmp_path, FIRST_HOUR, "a")
+
+
 def test_join_that_does_not_hold_leaves_all_as_it_was(database: Place, tmp_path: Path) -> None:
     good = whole(tmp_path, user=[user("k1")])
     bad = whole(
