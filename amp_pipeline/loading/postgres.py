@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import time
 from collections.abc import Iterator, Mapping
@@ -12,12 +13,13 @@ from typing import Any, ClassVar
 import polars as pl
 import psycopg
 import pyarrow.parquet as pq
-from psycopg.conninfo import ConnDict, conninfo_to_dict, make_conninfo
+from psycopg.abc import ConnDict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from typing_extensions import override
 
 from amp_pipeline.core.errors import LoadError
 from amp_pipeline.core.schema import Kind
-from amp_pipeline.core.tables import TABLES, Join, Name, Table
+from amp_pipeline.core.tables import JOINS, TABLES, Join, Name, Table
 from amp_pipeline.loading.database import WHOLE, Database
 
 _BATCH_ROWS = 4096
@@ -31,6 +33,10 @@ _CHANGE = (
     # U+0000, which PostgreSQL can't hold, becomes U+FFFD, which may stand in another key.
     "INSERT INTO {table} SELECT s.* FROM staged s ON CONFLICT DO NOTHING",
 )
+_LONGEST_KEY_BYTES = 1300
+"""Of a text that is in an index. Two of them and a ``user_key`` are one entry, which has at most 2704 bytes."""
+
+_KEPT_CHARACTERS = 200
 _TIMES = "%Y-%m-%dT%H:%M:%S%.6fZ"
 
 
@@ -182,18 +188,39 @@ def _read_address(address: str) -> ConnDict:
 def _csv(table: Table, file: Path) -> Iterator[bytes]:
     """Yield the rows of a Parquet file as PostgreSQL's CSV, in which an empty text has quotes and null has none."""
     columns = [column.name for column in table.columns]
+    keys = sorted({*table.key, *[one for join in JOINS if join.table == table.name for one in join.columns]})
     with pq.ParquetFile(file) as parquet:
         # Of several row groups at once pyarrow keeps the packed bytes to the end.
         for group in range(parquet.num_row_groups):
             for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False):
-                yield _without_nul(pl.DataFrame(batch))
+                yield _as_csv(pl.DataFrame(batch), keys)
 
 
-def _without_nul(frame: pl.DataFrame) -> bytes:
-    data = _written(frame)
+def _as_csv(frame: pl.DataFrame, keys: list[str]) -> bytes:
+    data = _written(_with_short(frame, keys))
     if b"\0" not in data:
         return data
-    return _written(frame.with_columns(pl.col(pl.String).str.replace_all("\0", "\ufffd", literal=True)))
+    possible = frame.with_columns(pl.col(pl.String).str.replace_all("\0", "\ufffd", literal=True))
+    return _written(_with_short(possible, keys))
+
+
+def _with_short(frame: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
+    """Return ``frame`` with its keys no longer than an index takes."""
+    is_long = pl.col(keys).str.len_bytes() > _LONGEST_KEY_BYTES
+    long = [one.name for one in frame.select(is_long.any()) if one.item()]
+    return frame.with_columns(pl.Series(name, map(_short, frame[name]), dtype=pl.String) for name in long)
+
+
+def _short(text: str | None) -> str | None:
+    """Return a text, or where it is too long its beginning and digest, which is as good a key.
+
+    Example:
+        >>> _short("x" * 1301)[-70:] == "xxxxx…" + hashlib.sha256(b"x" * 1301).hexdigest()
+        True
+    """
+    if text is None or len(data := text.encode()) <= _LONGEST_KEY_BYTES:
+        return text
+    return f"{text[:_KEPT_CHARACTERS]}…{hashlib.sha256(data).hexdigest()}"
 
 
 def _written(frame: pl.DataFrame) -> bytes:

@@ -4,6 +4,7 @@ import random
 from collections.abc import Mapping
 from contextlib import closing
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -365,6 +366,45 @@ def test_nul_that_postgres_can_not_hold_is_replaced(database: Place, tmp_path: P
     ((found, properties),) = database.ask("SELECT user_id, event_properties FROM amp_pipeline.event")
     assert found == ("x\0y" if database.server is None else "x\ufffdy")
     assert properties == '{"a": "\\u0000"}'
+
+
+@pytest.mark.parametrize("unit", ["é", "a\0"])
+def test_keys_that_are_too_long_for_an_index_of_postgres_are_shortened(
+    database: Place, tmp_path: Path, unit: str
+) -> None:
+    # No two characters alike, or the server packs them.
+    noise = "".join(random.Random(1).choices([unit, *"0123456789abcdefghijklmnopqrstuvwxyz"], k=9000))
+    texts = [noise[:1000], noise, noise + "2"]
+    seen = {"events": 1, "first_seen": TIMES[2], "last_seen": TIMES[2]}
+    groups = [{"group_type": one, "group_name": one, **seen} for one in texts]
+    with database.opened() as one:
+        one.prepare(OWNER)
+        for hour in (FIRST_HOUR, FIRST_HOUR + 1):
+            put(one, tmp_path, hour, *texts, event_type=noise)
+        one.put_tables(
+            whole(
+                tmp_path,
+                user=[user("k1" * 16)],
+                group=groups,
+                user_group=[{"user_key": "k1" * 16, **group} for group in groups],
+                event_type=[{"name": name, "events": 1, "category": name} for name in texts],
+                event_category=[{"name": name} for name in texts],
+                cohort=[{"id": name} for name in texts],
+                user_cohort=[{"cohort_id": name, "user_key": "k1" * 16} for name in texts],
+            )
+        )
+    found = sorted(row[0] for row in database.ask("SELECT name FROM amp_pipeline.event_type"))
+    if database.server is None:
+        assert found == sorted(texts)
+    else:
+        texts = [text.replace("\0", "\ufffd") for text in texts]
+        cut = [f"{text[:200]}…{sha256(text.encode()).hexdigest()}" for text in texts[1:]]
+        assert found == sorted([texts[0], *cut])
+    assert database.ask(
+        "SELECT count(*), count(DISTINCT e.uuid) FROM amp_pipeline.event e"
+        " JOIN amp_pipeline.event_type t ON t.name = e.event_type"
+    ) == [(3, 3)]
+    assert database.count("event_repeat") == 3
 
 
 def test_a_schema_holds_the_tables_of_one_delivery(database: Place, tmp_path: Path) -> None:

@@ -154,6 +154,20 @@ def test_all_tables_are_loaded_and_a_second_load_changes_nothing(house: House) -
     assert house.place.rows("event") == before
 
 
+def test_keys_of_users_are_made_as_the_docs_say(house: House) -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "tables.md").read_text()
+    (ids,) = re.findall(r"substr\(sha256\((concat_ws\(.*?)\), 1, 32\)\n```", docs, re.DOTALL)
+    said = f"substr(sha256({ids}), 1, 32)"
+    if house.place.server is not None:
+        (said,) = re.findall(r"`(substr\(encode\(sha256.*?)`", docs)
+        said = said.replace("concat_ws(…)", ids)
+    house.land(0, some_event(0, 0, user_id="ä🎉"), some_event(0, 1, user_id=None), some_event(0, 2, user_id=""))
+    house.deliver(0)
+    house.load()
+    assert house.place.ask(f"SELECT count(*) FROM amp_pipeline.user WHERE user_key = {said}") == [(HOURS * 2 + 1,)]
+    assert house.place.count("user") == HOURS * 2 + 1
+
+
 def test_what_changed_is_loaded_and_nothing_else(house: House) -> None:
     house.load()
     house.land(1, some_event(1, 0), some_event(1, 9, user_id="new"))
