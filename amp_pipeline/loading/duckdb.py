@@ -16,6 +16,7 @@ from amp_pipeline.core.tables import TABLES, Name, Table
 from amp_pipeline.loading.database import WHOLE, Database
 
 _STAGE = "CREATE OR REPLACE TEMP VIEW staged AS SELECT {columns} FROM read_parquet('{path}')"
+_KEY_BYTES = 70  # measured with 4,350,000 events
 _INSERT = "INSERT INTO {table} SELECT * FROM staged"
 
 
@@ -86,6 +87,12 @@ class DuckDB(Database):
             # Without its message, which quotes keys.
             raise LoadError(
                 f"{self.file}: a key or join of the tables does not hold ({type(error).__name__})"
+            ) from None
+        except duckdb.OutOfMemoryException as error:
+            raise LoadError(
+                f"{self.file} can't be loaded: {_first_line(error)}. DuckDB has the keys of all events in memory, about "
+                f"{_KEY_BYTES} bytes each, beside what it writes: raise `memory` of the organization, or load into "
+                "PostgreSQL"
             ) from None
         except duckdb.Error as error:
             raise LoadError(f"{self.file} can't be loaded: {_first_line(error)}") from None

@@ -18,6 +18,7 @@ from amp_pipeline.core.tables import TABLES, Name
 from amp_pipeline.destinations.parquet import ParquetFile
 from amp_pipeline.loading import database as databases
 from amp_pipeline.loading.database import NO_EVENTS, WHOLE, Database
+from amp_pipeline.loading.duckdb import DuckDB
 from amp_pipeline.loading.postgres import Postgres
 from amp_pipeline_tests.builders import FIRST_HOUR
 from amp_pipeline_tests.loading.places import SECOND, Place, in_order, place, wanted
@@ -330,6 +331,16 @@ def test_postgres_that_goes_away_is_told(server: Server, tmp_path: Path) -> None
             one.count("event")
         with pytest.raises(LoadError, match=r"can't be loaded: the connection is"):
             put(one, tmp_path, FIRST_HOUR, "a")
+
+
+def test_duckdb_without_memory_says_what_to_do(tmp_path: Path) -> None:
+    hour = FIRST_HOUR
+    with closing(DuckDB(tmp_path / "tables.duckdb", "amp_pipeline", 16 << 20, tmp_path)) as one:
+        one.prepare(OWNER)
+        put(one, tmp_path, hour, "a")
+        with pytest.raises(LoadError, match="raise `memory` of the organization, or load into PostgreSQL"):
+            put(one, tmp_path, hour + 1, *[f"{number:032}" for number in range(150_000)])
+        assert one.hours() == {hour.key: "1"}
 
 
 def test_join_that_does_not_hold_leaves_all_as_it_was(database: Place, tmp_path: Path) -> None:
