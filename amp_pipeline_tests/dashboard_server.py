@@ -36,6 +36,8 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     cut: bool = False
     """The connection ends before the body does; of the body is sent what ``body`` says."""
+    trickle: float = 0
+    """Seconds before each byte of the body."""
 
 
 @dataclass
@@ -160,13 +162,25 @@ class _Answering(Handler):
                 self.state.faults.remove(found)
             return found
 
-    def send(self, status: int, body: bytes, headers: Mapping[str, str] | None = None, *, cut: bool = False) -> None:
+    def send(
+        self,
+        status: int,
+        body: bytes,
+        headers: Mapping[str, str] | None = None,
+        *,
+        cut: bool = False,
+        trickle: float = 0,
+    ) -> None:
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body) + 100 * cut))
         self.end_headers()
-        self.wfile.write(body)
+        for at in range(len(body) if trickle else 0):
+            self.wfile.write(body[at : at + 1])
+            self.wfile.flush()
+            time.sleep(trickle)
+        self.wfile.write(b"" if trickle else body)
         if cut:
             self.close_connection = True
 
@@ -182,7 +196,7 @@ class _Api(_Answering):
             time.sleep(state.slow)
             fault = self.fault(self.path)
             if fault is not None:
-                self.send(fault.status, fault.body, fault.headers, cut=fault.cut)
+                self.send(fault.status, fault.body, fault.headers, cut=fault.cut, trickle=fault.trickle)
             else:
                 self.send(*self._answer())
         finally:

@@ -296,6 +296,18 @@ def test_command_takes_one_now(server: Dashboard, tmp_path: Path) -> None:
         assert secret not in result.output
 
 
+def test_command_takes_other_projects_where_one_can_not_be_had(server: Dashboard, tmp_path: Path) -> None:
+    told = written(server, tmp_path)
+    (project,) = told["projects"]
+    shut = {**project["source"], "url": "http://127.0.0.1:1", "attempts": 1}
+    told["projects"] = [{**project, "id": 6, "slug": "shut", "source": shut}, project]
+    (tmp_path / "defs.yaml").write_text(yaml.safe_dump({"type": "amp_pipeline.Organization", "attributes": told}))
+    found = command(tmp_path)
+    assert found.exit_code == 1
+    assert "shop7: 2 cohorts with 3 members" in found.output
+    assert "shut: http://127.0.0.1:1/api/2/events/list gave no whole answer" in found.output
+
+
 def test_command_without_anything_to_take(server: Dashboard, tmp_path: Path) -> None:
     defs = {"type": "amp_pipeline.Organization", "attributes": written(server, tmp_path, dashboard=None)}
     (tmp_path / "defs.yaml").write_text(yaml.safe_dump(defs))

@@ -4,7 +4,8 @@ import click
 
 from amp_pipeline import __version__, clock
 from amp_pipeline.cli.asking import chosen, says_what_is_wrong
-from amp_pipeline.core.errors import ConfigError
+from amp_pipeline.config import Organization, Project
+from amp_pipeline.core.errors import AmpError, ConfigError
 from amp_pipeline.dashboard import is_taken, take
 from amp_pipeline.storage.urls import open_store
 
@@ -20,21 +21,32 @@ def dashboard(slug: str | None) -> None:
     found = [(organization, project) for organization, project in chosen(slug) if slug or is_taken(project)]
     if not found:
         raise ConfigError("no project has a dashboard; write `dashboard: {}` in one whose source is amplitude_export")
+    failed: list[str] = []
     for organization, project in found:
-        taken = take(
-            organization,
-            project,
-            open_store(organization.workspace, organization.s3),
-            clock.now(),
-            run="amp-pipeline dashboard",
-            version=__version__,
-            tell=lambda line: click.echo(f"  {line}"),
-        )
-        click.echo(
-            f"{project.slug}: {taken.cohorts:,} cohorts with {taken.members:,} members, {taken.event_types:,} event "
-            f"types, {taken.categories:,} categories"
-        )
-        if taken.unread:
-            click.echo(f"  {taken.unread:,} entries had no name or id and were left out")
-        if not taken.is_new:
-            click.echo(f"  the same as the snapshot of {taken.snapshot.record.at}, which stands")
+        try:
+            _take(organization, project)
+        except AmpError as error:
+            # The others' Amplitude may answer.
+            failed.append(f"{project.slug}: {error}")
+    if failed:
+        raise AmpError("\n".join(failed))
+
+
+def _take(organization: Organization, project: Project) -> None:
+    taken = take(
+        organization,
+        project,
+        open_store(organization.workspace, organization.s3),
+        clock.now(),
+        run="amp-pipeline dashboard",
+        version=__version__,
+        tell=lambda line: click.echo(f"  {line}"),
+    )
+    click.echo(
+        f"{project.slug}: {taken.cohorts:,} cohorts with {taken.members:,} members, {taken.event_types:,} event "
+        f"types, {taken.categories:,} categories"
+    )
+    if taken.unread:
+        click.echo(f"  {taken.unread:,} entries had no name or id and were left out")
+    if not taken.is_new:
+        click.echo(f"  the same as the snapshot of {taken.snapshot.record.at}, which stands")

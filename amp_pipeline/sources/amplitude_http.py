@@ -41,6 +41,7 @@ _MOST_REDIRECTS = 5
 _READ_OF_ERROR_BYTES = 4096
 _LONGEST_TEXT = 200
 
+_NO_ADDRESS = "it redirects to what is no address"
 _TAGS = re.compile(r"<[^>]*>")
 _QUERY = re.compile(r"(https?://[^\s?\"'<>]*)\?[^\s\"'<>]*")
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\x9f]+")
@@ -211,6 +212,9 @@ class Http:
                 )
             except requests.RequestException:
                 raise
+            except ValueError:
+                # requests looks where a redirect leads also where it is not to follow it.
+                raise BrokenAnswerError(_NO_ADDRESS) from None
             except OSError as error:
                 # Of the file of certificates that the environment names.
                 raise SourceError(f"{self.base}{path} can't be asked: {error}", "network") from None
@@ -275,7 +279,7 @@ def _joined(here: str, target: str) -> str:
         found = urljoin(here, target)
         _origin(found)
     except ValueError:
-        raise BrokenAnswerError("it redirects to what is no address") from None
+        raise BrokenAnswerError(_NO_ADDRESS) from None
     return found
 
 

@@ -14,14 +14,15 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import polars as pl
 import requests
 
 from amp_pipeline.core import dashboard
 from amp_pipeline.core.dashboard import Parsed
-from amp_pipeline.sources.amplitude_http import BrokenAnswerError, Http, SourceError
+from amp_pipeline.sources.amplitude_http import Http, SourceError
+from amp_pipeline.sources.answer_body import BrokenAnswerError, TooLongError
 
 AT_ONCE = 3
 """Requests at a time."""
@@ -32,7 +33,10 @@ _FIRST_POLL_SECONDS = 2.0
 _LONGEST_POLL_SECONDS = 30.0
 _LONGEST_JOB_SECONDS = 30 * 60.0
 """Amplitude's jobs take 30 to 60 s, as other clients say; large ones longer."""
-_CHUNK_BYTES = 1 << 20
+_MOST_LIST_BYTES = 256 << 20
+"""They are held in memory; a hundred thousand cohorts with their definitions have as much."""
+_MOST_FILE_BYTES = 2 << 30
+"""Ten million members, the most that any document allows, with ids of 200 characters."""
 _NOT_FOR_THIS_PROJECT = frozenset({400, 402, 403, 404, 405, 410, 501})
 """What an API that a plan does not have may answer; 400 and 403 were seen, the rest is guessed."""
 
@@ -89,7 +93,7 @@ class DashboardApi:
     def files_left(self) -> int | None:
         """Return how many files of cohorts may be asked for this month, or None where Amplitude does not say."""
         try:
-            found = self._http.read("/api/3/cohorts/usage", _json)
+            found = self._read("/api/3/cohorts/usage")
         except SourceError as error:
             if error.kind == "server":
                 return None
@@ -117,11 +121,14 @@ class DashboardApi:
 
         def keep(answer: requests.Response) -> pl.DataFrame:
             with file.open("wb") as out:
-                for chunk in answer.iter_content(_CHUNK_BYTES):
+                for chunk in self._http.chunks(answer, _MOST_FILE_BYTES):
                     out.write(chunk)
             return _csv(file)
 
-        raw = self._http.read(path, keep)
+        try:
+            raw = self._http.read(path, keep)
+        except TooLongError as error:
+            raise SourceError(f"the file of cohort {cohort_id} is {error}", "server", 200) from None
         if raw.columns and not {"amplitude_id", "user_id"} & set(raw.columns):
             raise SourceError(
                 f"the file of cohort {cohort_id} has neither amplitude_id nor user_id, so its members are no users; "
@@ -134,7 +141,7 @@ class DashboardApi:
     def _request(self, cohort_id: str) -> str:
         """Have the file of a cohort made, and return the id of the request."""
         self._take_a_place()
-        found = self._http.read(f"/api/5/cohorts/request/{_segment(cohort_id)}", _json)
+        found = self._read(f"/api/5/cohorts/request/{_segment(cohort_id)}")
         request = found.get("request_id") if isinstance(found, dict) else None
         if not isinstance(request, str) or not request:
             raise SourceError(f"the answer to a request for cohort {cohort_id} has no request_id", "server", 200)
@@ -143,7 +150,7 @@ class DashboardApi:
     def _wait_for(self, cohort_id: str, request: str) -> None:
         began, wait = self._clock(), _FIRST_POLL_SECONDS
         while True:
-            status, text = self._http.read(f"/api/5/cohorts/request-status/{_segment(request)}", _status)
+            status, text = self._http.read(f"/api/5/cohorts/request-status/{_segment(request)}", self._status)
             if status != 202 and text in ("", "JOB COMPLETED"):
                 return
             if status != 202 and text != "JOB INPROGRESS":
@@ -171,7 +178,7 @@ class DashboardApi:
             self._asked.append(self._clock())
 
     def _list(self, path: str, key: str) -> list[Any]:
-        found = dashboard.entries(self._http.read(path, _json), key)
+        found = dashboard.entries(self._read(path), key)
         if found is None:
             raise SourceError(f"the answer of {path} has no list of {key}", "server", 200)
         return found
@@ -181,12 +188,27 @@ class DashboardApi:
 
         def read(answer: requests.Response) -> tuple[list[Any] | None, str]:
             if answer.status_code in _NOT_FOR_THIS_PROJECT:
-                said = answer.raw.read(4096, decode_content=True).decode("utf-8", "replace")
-                return [], f"{path} answers {answer.status_code}: {self._http.explained(said) or 'nothing'}"
-            return dashboard.entries(_json(answer), "data"), ""
+                return [], f"{path} answers {answer.status_code}: {self._http.said(answer) or 'nothing'}"
+            return dashboard.entries(self._json(answer), "data"), ""
 
         found, why = self._http.read(path, read, params, seen=_NOT_FOR_THIS_PROJECT)
         return (found, why) if found is not None else ([], f"the answer of {path} has no list of data")
+
+    def _read(self, path: str) -> Any:
+        return self._http.read(path, self._json)
+
+    def _json(self, answer: requests.Response) -> Any:
+        try:
+            return json.loads(b"".join(self._http.chunks(answer, _MOST_LIST_BYTES)))
+        except TooLongError as error:
+            raise SourceError(f"{urlsplit(answer.url).path} gives {error}", "server", 200) from None
+        except (ValueError, RecursionError):
+            raise BrokenAnswerError("its JSON is not whole") from None
+
+    def _status(self, answer: requests.Response) -> tuple[int, str]:
+        found = self._json(answer)
+        text = found.get("async_status") if isinstance(found, dict) else None
+        return answer.status_code, text if isinstance(text, str) else ""
 
 
 def _segment(text: str) -> str:
@@ -194,19 +216,6 @@ def _segment(text: str) -> str:
     if text in (".", ".."):
         raise SourceError(f"{text} is no id that can be asked for", "server")
     return quote(text, safe="")
-
-
-def _json(answer: requests.Response) -> Any:
-    try:
-        return json.loads(answer.content)
-    except ValueError:
-        raise BrokenAnswerError("its JSON is not whole") from None
-
-
-def _status(answer: requests.Response) -> tuple[int, str]:
-    found = _json(answer)
-    text = found.get("async_status") if isinstance(found, dict) else None
-    return answer.status_code, text if isinstance(text, str) else ""
 
 
 def _csv(file: Path) -> pl.DataFrame:

@@ -218,7 +218,7 @@ class DashboardStore:
             record = msgspec.structs.replace(last.record, members=dict(members), not_available=dict(not_available))
             if record != last.record:
                 self._put_record(last.stamp, record)
-            return Saved(Snapshot(self._store, last.stamp, record, self._suppressed), False, self._remove_old())
+            return self._saved(last.stamp, record, is_new=False)
         stamp = at.strftime("%Y%m%dT%H%M%S%fZ")
         files: dict[str, FileRecord] = {}
         for name, data in packed.items():
@@ -237,7 +237,16 @@ class DashboardStore:
             content=content,
         )
         self._put_record(stamp, record)
-        return Saved(Snapshot(self._store, stamp, record, self._suppressed), True, self._remove_old())
+        return self._saved(stamp, record, is_new=True)
+
+    def _saved(self, stamp: str, record: SnapshotRecord, *, is_new: bool) -> Saved:
+        """Return what was saved, without users who were deleted while it was taken: who did that has looked before."""
+        known = self._suppressed.fingerprint
+        del self._suppressed
+        if self._suppressed.fingerprint != known:
+            self.forget()
+            record = self._record(stamp) or record
+        return Saved(Snapshot(self._store, stamp, record, self._suppressed), is_new, self._remove_old())
 
     def forget(self) -> int:
         """Take deleted users out of all snapshots, and return how many rows of members went.

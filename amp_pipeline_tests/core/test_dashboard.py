@@ -99,6 +99,12 @@ def test_half_a_surrogate_pair_is_no_trouble() -> None:
     assert (row["name"], json.loads(row["other"])) == ("?", {"x": "?"})
 
 
+def test_a_number_that_no_column_holds_is_kept_as_text() -> None:
+    row = one(dashboard.event_types([{"value": "buy", "totals": 10**400, "totals_delta": 10**400}], []).frame)
+    assert (row["totals"], row["totals_delta"]) == (None, None)
+    assert json.loads(row["other"]) == {"events_list": {"totals": 10**400, "totals_delta": 10**400}}
+
+
 def test_event_types_have_what_list_and_plan_say() -> None:
     listed = [event_type("buy", id=3, totals=5.0, display="Buys", new=1), event_type("see", name="See!")]
     planned = [

@@ -1,5 +1,6 @@
 """What is tried again, what an answer means, and that keys go nowhere else: over HTTP."""
 
+import time
 import traceback
 from collections.abc import Iterator
 from email.utils import formatdate
@@ -217,6 +218,35 @@ def test_redirects_without_end_are_given_up(server: Dashboard) -> None:
     with pytest.raises(SourceError, match="redirects again and again"):
         http(server, attempts=2).get("/round")
     assert len(server.asked) == 12
+
+
+@pytest.mark.parametrize("target", ["https://amplitude.example:99999/file", "http://[::1/file", "//[/", "https://a:b/"])
+def test_redirects_to_no_address_are_no_answer(server: Dashboard, target: str) -> None:
+    server.faults.append(Fault("/round", 302, headers={"Location": target}))
+    with pytest.raises(SourceError, match="redirects to what is no address"):
+        http(server, attempts=1).get("/round")
+
+
+def test_date_without_a_zone_is_of_utc(server: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        asked = formatdate(NOW + 90, usegmt=True).removesuffix(" GMT")
+        server.faults.append(Fault(LIST, 429, headers={"Retry-After": asked}))
+        waits = Waits()
+        http(server, waits).get(LIST).close()
+        assert waits == [90]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_error_that_trickles_is_told_without_its_text(server: Dashboard) -> None:
+    began = time.monotonic()
+    server.faults.append(Fault("/slow", 500, b"x" * 1000, trickle=0.05))
+    with pytest.raises(SourceError, match="/slow answers 500"):
+        http(server, attempts=1, read_timeout=0.4).get("/slow")
+    assert time.monotonic() - began < 5
 
 
 def test_password_of_a_proxy_is_not_shown(server: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The client of Amplitude's Dashboard APIs, over HTTP."""
 
+import gzip
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from amp_pipeline.core import dashboard as frames
+from amp_pipeline.sources import dashboard_api
 from amp_pipeline.sources.amplitude_http import Http, SourceError
 from amp_pipeline.sources.dashboard_api import DashboardApi
 from amp_pipeline_tests.dashboard_server import (
@@ -212,6 +214,26 @@ def test_cohort_of_groups_is_told(server: Dashboard, tmp_path: Path) -> None:
     server.members["a"] = b'"group_id","group_name"\n"1","acme"\n'
     with pytest.raises(SourceError, match="its members are no users; its columns: group_id, group_name"):
         api(server).members("a", tmp_path / "file")
+
+
+@pytest.mark.parametrize("path", ["/api/3/cohorts", "/api/5/cohorts/request/r0/file"])
+def test_answers_without_end_are_not_taken(
+    server: Dashboard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(dashboard_api, "_MOST_LIST_BYTES", 1000)
+    monkeypatch.setattr(dashboard_api, "_MOST_FILE_BYTES", 1000)
+    server.members["a"] = members((1, "x"))
+    packed = {"Content-Encoding": "gzip"}
+    server.faults.append(Fault(path, body=gzip.compress(b"[" + b" " * 100_000), headers=packed))
+    with pytest.raises(SourceError, match="an answer of more than 1,000 bytes"):
+        api(server).members("a", tmp_path / "file") if "file" in path else api(server).cohorts()
+    assert len(server.paths(path)) == 1
+
+
+def test_json_without_bottom_is_no_answer(server: Dashboard) -> None:
+    server.faults.extend([Fault("/api/3/cohorts", body=b"[" * 200_000)] * 2)
+    with pytest.raises(SourceError, match="its JSON is not whole"):
+        api(server, attempts=2).cohorts()
 
 
 def test_sixty_files_in_ten_minutes_at_most(server: Dashboard, tmp_path: Path) -> None:

@@ -227,6 +227,21 @@ def test_members_that_went_meanwhile_are_no_snapshot(store: ObjectStore) -> None
     assert snapshots(store).latest() is None
 
 
+@pytest.mark.parametrize("totals", [1, 2])
+def test_user_who_is_deleted_while_a_snapshot_is_taken_is_in_no_file(store: ObjectStore, totals: int) -> None:
+    save(store, members=put(store, a=[("1", "x"), ("3", "z")]))
+    one = snapshots(store)
+    one.put_members("b", "1", NOON, people("b", ("4", "w")))
+    delete(store, ["x"], [])
+    snapshots(store).forget()
+    # Members that came from Amplitude before it knew, and are written after the deletion has looked.
+    found = {"a": one.put_members("a", "1", NOON, people("a", ("1", "x"), ("3", "z")))}
+    saved = one.save(frames(totals), found, {}, at=NOON + timedelta(days=1), run="r", version="1")
+    assert [frame.rows() for frame in saved.snapshot.members()] == [[("a", 3, "z")]]
+    assert not any("x" in pl.read_parquet(file)["user_id"].to_list() for file in _files(store))
+    assert snapshots(store).forget() == 0
+
+
 def test_damage_is_told(store: ObjectStore) -> None:
     snapshot = save(store, members=put(store, a=[("1", "x")])).snapshot
     (file,) = store.find("9/7/dashboard/members/")
