@@ -90,9 +90,9 @@ class DuckDB(Database):
             ) from None
         except duckdb.OutOfMemoryException as error:
             raise LoadError(
-                f"{self.file} can't be loaded: {_first_line(error)}. DuckDB has the keys of all events in memory, about "
-                f"{_KEY_BYTES} bytes each, beside what it writes: raise `memory` of the organization, or load into "
-                "PostgreSQL"
+                f"{self.file} can't be loaded: {_first_line(error)}. DuckDB has the keys of all events in memory, "
+                f"about {_KEY_BYTES} bytes each, beside what it writes: raise `memory` of the organization, or load "
+                "into PostgreSQL"
             ) from None
         except duckdb.Error as error:
             raise LoadError(f"{self.file} can't be loaded: {_first_line(error)}") from None
