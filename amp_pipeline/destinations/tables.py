@@ -254,6 +254,7 @@ class Tables:
 
     def _merged(self, level: Level, within: str = "") -> tuple[Summary, dict[str, str]]:
         """Return the summary of all there is of a level, and what it was made of."""
+        made_of: dict[str, str] = {}
         for _ in range(_MOST_TRIES):
             made_of = self._below(level, within)
             try:
@@ -262,7 +263,16 @@ class Tables:
                 # Another run has just delivered one of the hours again.
                 continue
             return merged(several), made_of
-        raise DeliveryError(f"summaries of {within or 'months'} of {self._label} keep changing; run its tables again")
+        gone = [key for key, digest in made_of.items() if digest and not self.records.has_summary(level, key, digest)]
+        for key in gone:
+            # Or each run would miss them, and no hour would be asked for.
+            self.records.forget(level, key)
+        raise DeliveryError(
+            f"summaries of {', '.join(gone)} of {self._label} are gone from the workspace; run the tables of "
+            f"{'these hours' if level == 'hours' else 'any hour of each'} again, which makes them anew"
+            if gone
+            else f"summaries of {within or 'months'} of {self._label} keep changing; run its tables again"
+        )
 
     def _write_whole(self, snapshot: Snapshot | None, claim: Claim, *, force: bool) -> WholeTables:
         """Write the tables that are one object, where they have changed."""

@@ -139,6 +139,17 @@ class TablesStore(DeliveryStore):
         """Have the summary of a day or month made again from those below it."""
         self.store.delete(f"{self._place(level, key)}.json")
 
+    def forget(self, level: Level, key: str) -> None:
+        """Have the summary of an hour, day or month made again; that there are tables of an hour stays known."""
+        if level != "hours":
+            self.forget_merged(level, key)
+        elif (record := self.hour(Hour.parse(key))) is not None:
+            self._put(self._place(level, key), msgspec.structs.replace(record, manifest_sha256="", made_of=None))
+
+    def has_summary(self, level: Level, key: str, digest: str) -> bool:
+        """Tell whether a summary is there; it is not read."""
+        return self.store.head(self._summary(level, key, digest)) is not None
+
     def put_summary(self, level: Level, key: str, summed: Summary) -> str:
         """Write a summary and return its digest."""
         data = summaries.encode(summed)

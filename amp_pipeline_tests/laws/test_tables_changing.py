@@ -187,6 +187,31 @@ def test_a_delivered_file_that_was_changed_is_told_and_not_read(organization: Or
     assert bucket.head(tables.names.event_table(SIX_HOURS[1])) is None
 
 
+@pytest.mark.parametrize("level", ["hours", "days", "months"])
+def test_a_summary_that_is_gone_is_told_and_made_again(organization: Organization, tmp_path: Path, level: str) -> None:
+    organization = with_tables(organization, "all")
+    stores = Stores(organization)
+    hours = [*SIX_HOURS, FIRST_HOUR + 30, FIRST_HOUR + 800]
+    for number, hour in enumerate(hours[-2:]):
+        us = hour.start_us - FIRST_HOUR.start_us
+        put(tmp_path / "landing", object_name(hour), event(us, uuid=f"later {number}"))
+    assert run(organization, hours, stores) == {}
+    settle(organization, hours, stores)
+    workspace = stores(organization.workspace)
+    gone = [info.name for info in workspace.find("") if f"/tables/{level}/" in info.name and "summary" in info.name]
+    assert len(gone) > 1
+    for name in gone:
+        workspace.delete(name)
+    put(tmp_path / "landing", object_name(SIX_HOURS[4], 1), event(4 * HOUR_US + 5, uuid="new"))
+    with pytest.raises(DeliveryError, match="are gone from the workspace; run the tables of"):
+        run(organization, SIX_HOURS[4:5], stores)
+    settle(organization, hours, stores)
+    never = Stores(organization)
+    assert run(organization, hours, never) == {}
+    settle(organization, hours, never)
+    assert differing(buckets(organization, never), buckets(organization, stores)) == []
+
+
 def test_an_hour_that_is_not_delivered_has_no_tables(organization: Organization) -> None:
     one = organization.projects[0].deliveries[0]
     tables = OrganizationRun(organization, Stores(organization)).projects["shop7"].tables(one)
