@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 import sqlglot
@@ -71,6 +72,9 @@ def main() -> None:
             try:
                 deliver_and_be_killed(Path(base), at_call, counted, tables)
                 code = 0
+            except BaseException:
+                # Or nobody knows why a test failed.
+                traceback.print_exc()
             finally:
                 # Without a word to what was inherited: not the parent's buffers, not its exit handlers.
                 os._exit(code)
