@@ -7,7 +7,17 @@ from calendar import monthrange
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, SecretStr, Tag, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SecretStr,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from amp_pipeline.buckets import S3
 from amp_pipeline.core import layout
@@ -93,6 +103,18 @@ class Keys(_Model):
     secret_key: SecretStr = Field(
         min_length=1, description="Secret key; write {{ env.NAME }}, never the secret itself."
     )
+
+    @field_validator("api_key", "secret_key")
+    @classmethod
+    def _is_key(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        text = value.get_secret_value()
+        if text != text.strip() or not text.isprintable():
+            raise ValueError(
+                "it begins or ends with white space, or has a line end in it: a file that it was read from?"
+            )
+        if info.field_name == "api_key" and ":" in text:
+            raise ValueError("it has a colon, which ends the user name of HTTP Basic authentication")
+        return value
 
 
 class AmplitudeExport(Keys):

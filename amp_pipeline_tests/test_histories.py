@@ -86,6 +86,10 @@ def test_a_workspace_that_is_away_is_said_with_the_way_out():
         (pulled(region="eu"), {}, "projects[0].source.region: "),
         (pulled(region="EU", url="https://example.com"), {}, "region and url both say where to pull from"),
         (pulled(url="https://key:secret@example.com"), {}, "projects[0].source.url: write the address of a server"),
+        (pulled(url="https://example.com/api/2/export/"), {}, "projects[0].source.url: write the address up to"),
+        (pulled(api_key="abc\n"), {}, "projects[0].source.api_key: it begins or ends with white space"),
+        (pulled(secret_key=" abc"), {}, "projects[0].source.secret_key: it begins or ends with white space"),
+        (pulled(api_key="abc:def"), {}, "projects[0].source.api_key: it has a colon"),
         (pulled(key="x"), {}, "projects[0].source.key: there is no such field; known here are api_key, secret_key"),
         ({"type": "amplitude_export"}, {}, "projects[0].source.api_key: is missing; add it"),
         ({"type": "mixpanel"}, {"first_hour": "2026-01-01-00:00"}, "projects[0].source: type: write landing or"),
@@ -101,6 +105,7 @@ def test_what_is_wrong_is_named(source: dict[str, Any], project: dict[str, Any],
         house(source, **project)
     assert said in str(error.value)
     assert "secret" not in str(error.value).replace("secret_key", "")
+    assert "abc" not in str(error.value)
 
 
 def test_keys_are_never_shown():

@@ -45,7 +45,7 @@ _STALLED_SECONDS = 300
 _TOO_LARGE = (
     "The file size of the exported data is too large. Shorten the time ranges and try again. The limit size is {limit}."
 )
-_HOUR = re.compile(r"(\d{4})(\d{2})(\d{2})T(\d{1,2})")
+_HOUR = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2})T([0-9]{1,2})")
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

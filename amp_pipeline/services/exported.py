@@ -188,10 +188,8 @@ class Exported:
 def _days(first: date, last: date) -> Iterator[str]:
     """Yield beginnings of days that cover a range: each day, or the months where these are many."""
     if (last - first).days < _SINGLE_DAYS:
-        day = first
-        while day <= last:
-            yield f"{day.isoformat()}/"
-            day += timedelta(days=1)
+        for number in range((last - first).days + 1):
+            yield f"{(first + timedelta(days=number)).isoformat()}/"
         return
     year, month = first.year, first.month
     while (year, month) <= (last.year, last.month):

@@ -9,12 +9,18 @@ import socket
 import ssl
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import uvicorn
 from typing_extensions import override
 
 from amp_pipeline.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    # Whichever uvicorn takes has what this one has; it says so of neither.
+    from uvicorn.protocols.http.h11_impl import H11Protocol as AnyProtocol
+else:
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol as AnyProtocol
 
 _M_ARENA_MAX = -8
 """Of glibc's malloc.h."""
@@ -25,6 +31,57 @@ _GRACE_SECONDS = 20
 
 _LEAVE_SECONDS = 3
 """How long clients may take to leave once all is answered: over TLS one that is idle may never say that it goes."""
+
+
+_REQUEST_SECONDS = 30.0
+"""How long a client may take to ask, or to take the rest of its answer, while nothing at all goes on."""
+
+_REQUEST_BYTES = 64 << 10
+"""Of a request's head; those of real clients have less than one."""
+
+
+class _Protocol(AnyProtocol):
+    """A connection that is given up where no request comes of it: each one is a file that is open, and they end.
+
+    uvicorn waits for the first request, and for the rest of one, for ever; of its two parsers one keeps any number of
+    headers in memory.
+    """
+
+    @override
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._head_bytes = 0
+        self._seen: tuple[object, int] | None = (None, 0)
+        self._look_again = self.loop.call_later(_REQUEST_SECONDS, self._look)
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._look_again.cancel()
+        super().connection_lost(exc)
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        if self._waits():
+            self._head_bytes += len(data)
+            if self._head_bytes > _REQUEST_BYTES:
+                self.transport.abort()
+                return
+        super().data_received(data)
+        if not self._waits():
+            self._head_bytes = 0
+
+    def _waits(self) -> bool:
+        """Tell whether there is no request that is being answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _look(self) -> None:
+        """End the connection where nothing was asked for or taken since the last look."""
+        now = (self.cycle, self.transport.get_write_buffer_size()) if self._waits() else None
+        if now is not None and now == self._seen:
+            self.transport.abort()
+            return
+        self._seen = now
+        self._look_again = self.loop.call_later(_REQUEST_SECONDS, self._look)
 
 
 class _Server(uvicorn.Server):
@@ -72,6 +129,7 @@ def server(app: Any, certificate: Certificate | None = None) -> uvicorn.Server:
     """
     config = uvicorn.Config(
         app,
+        http=_Protocol,
         lifespan="off",
         ws="none",
         # The application tells each request itself; what uvicorn says of those that it cuts on purpose is no news.

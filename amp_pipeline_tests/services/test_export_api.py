@@ -11,6 +11,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from msgspec.structs import replace
 from amp_pipeline.config import Delivery, Organization, Project
 from amp_pipeline.core import manifest
 from amp_pipeline.core.manifest import File
+from amp_pipeline.services import listening
 from amp_pipeline.storage.urls import open_store
 from amp_pipeline_tests import builders
 from amp_pipeline_tests.builders import FIRST_HOUR, HOUR_US, event, object_name
@@ -311,6 +313,7 @@ def test_other_paths_are_not_there(server: ExportServer, path: str, auth: tuple[
         "start=00000101T00&end=00000101T00",
         "start=20240506T01&end=20240506T00",
         "start=20240506T00%0a&end=20240506T00",
+        "start=20240506T0%D9%A0&end=20240506T00",
         "start=%D9%A2%D9%A0240506T00&end=20240506T00",
         "start=\xff",
     ],
@@ -319,6 +322,11 @@ def test_what_is_no_range_of_hours_is_refused(server: ExportServer, query: str):
     answer = requests.get(f"{server.export}?{query}", auth=AUTH, timeout=30)
     assert (answer.status_code, len(answer.text) > 10) == (400, True)
     assert "\n" not in server.line()
+
+
+@pytest.mark.parametrize("hours", ["99991231T22&end=99991231T23", "00010101T00&end=00010101T05"])
+def test_first_and_last_hours_of_all_have_no_events(server: ExportServer, hours: str):
+    assert requests.get(f"{server.export}?start={hours}", auth=AUTH, timeout=30).status_code == 404
 
 
 def test_hour_with_one_digit_is_taken(server: ExportServer):
@@ -410,10 +418,15 @@ def test_several_are_answered_at_once(shop: Shop, its_server: ExportServer):
     assert hours_of(ask(its_server, 0, 5)) == [0, 1, 3, 4, 5]
 
 
+def connected(server: ExportServer, seconds: float = 30) -> socket.socket:
+    """A client that has not asked yet, and waits no longer than some seconds for anything."""
+    host, _, port = server.url.removeprefix("http://").partition(":")
+    return socket.create_connection((host, int(port)), timeout=seconds)
+
+
 def reading(server: ExportServer) -> socket.socket:
     """A client that has asked, and reads nothing."""
-    host, _, port = server.url.removeprefix("http://").partition(":")
-    client = socket.create_connection((host, int(port)), timeout=30)
+    client = connected(server)
     login = base64.b64encode(":".join(AUTH).encode()).decode()
     request = (
         f"GET /api/2/export?start={stamp(0)}&end={stamp(0)} HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {login}\r\n\r\n"
@@ -438,6 +451,46 @@ def test_client_that_reads_nothing_is_given_up(shop: Shop):
     shop.add_large_part(0, 32 << 20)
     with serving(shop.one, stalled_seconds=0.3) as server, reading(server):
         assert "read nothing for 0.3 s" in server.line(0)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET /api/2/export HTTP/1.1\r\nHost: x\r\n",
+        b"GET /api/2/export HTTP/1.1\r\nHost: x\r\n\r\nGET /api",
+        b"POST /api/2/export HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc",
+    ],
+    ids=["nothing", "half a request", "half a second one", "half a body"],
+)
+def test_connection_that_asks_for_nothing_is_given_up(shop: Shop, monkeypatch: pytest.MonkeyPatch, sent: bytes):
+    monkeypatch.setattr(listening, "_REQUEST_SECONDS", 0.3)
+    with serving(shop.one) as server, connected(server, seconds=4) as client:
+        client.sendall(sent)
+        said = bytearray()
+        with suppress(ConnectionResetError):
+            while piece := client.recv(4096):
+                said += piece
+        assert said.count(b"HTTP/1.1") == sent.count(b"\r\n\r\n")
+
+
+def test_slow_answers_are_not_given_up(shop: Shop, monkeypatch: pytest.MonkeyPatch):
+    """What is left in the server when it has given all takes the client longer than a request may."""
+    monkeypatch.setattr(listening, "_REQUEST_SECONDS", 0.2)
+    shop.add_large_part(0, 12 << 20)
+    with serving(shop.one) as server:
+        answer = ask(server, 0, 0, stream=True)
+        got = bytearray()
+        while piece := answer.raw.read(256 << 10):
+            got += piece
+            time.sleep(0.04)
+    assert zipfile.ZipFile(io.BytesIO(got)).testzip() is None
+
+
+def test_head_without_end_is_not_kept(server: ExportServer):
+    head = b"GET /api/2/export HTTP/1.1\r\n" + b"".join(b"X-%d: %s\r\n" % (n, b"y" * 1000) for n in range(20_000))
+    with connected(server, seconds=10) as client, pytest.raises(ConnectionError):
+        client.sendall(head)
 
 
 def test_slow_client_gets_all(shop: Shop):
