@@ -18,7 +18,9 @@ from amp_pipeline.cli import main
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.destinations.archive import By
 from amp_pipeline.run import OrganizationRun
+from amp_pipeline.storage.urls import open_store
 from amp_pipeline_tests.defs.shop import EXAMPLE, LATE_FILE, REPO, dagster_home_in, shop_in
+from amp_pipeline_tests.laws import driver
 
 DAMAGED = "187520/187520_2024-05-08_10#0.json.gz"
 
@@ -188,11 +190,12 @@ def test_a_damaged_object_fails_its_hour_alone_until_it_is_accepted(small: Path,
 
 
 def test_forcing_delivers_again_what_has_not_changed(small: Path, home: Path) -> None:
-    one = ("--from", "2024-05-08-11:00")
-    assert amp_process(small, "deliver", *one, home=home).returncode == 0
+    (organization,) = config_files.read(small / "defs.yaml", {})
+    hour = Hour.parse("2024-05-08-11:00")
+    assert driver.run(organization, [hour], open_store) == {}
     part = small / "buckets" / "all_events" / "187520" / "187520_2024-05-08_11#0.json.gz"
     at, data = part.stat().st_mtime_ns, part.read_bytes()
-    assert amp_process(small, "deliver", *one, "--force", home=home).returncode == 0
+    assert amp_process(small, "deliver", "--from", hour.key, "--force", home=home).returncode == 0
     assert part.stat().st_mtime_ns > at
     assert part.read_bytes() == data
 

@@ -146,7 +146,8 @@ class Fortnight:
                 coming = next(landings, None)
             if not self.plan.within(self.now, self.plan.stopped):
                 self._tick_and_run(killing=self.now < self.plan.end)
-            self.now += EVERY
+            # After the end only what is late still comes.
+            self.now += EVERY if self.now < self.plan.end else timedelta(hours=1)
         quiet = 0
         while quiet < 3:
             quiet = 0 if self._tick_and_run(killing=False) else quiet + 1
