@@ -77,11 +77,14 @@ def _tables(organization: Organization, project: Project, delivery: Delivery, ke
         done, whole = _write(context, written, by, key, force=config.force)
         hours = sorted(done)
         window = window_of(hours, project.dedupe.window // timedelta(hours=1) + 1)
-        results = [
-            checks.report("rows_match_manifest", without_rows(written, done), len(done)),
-            checks.report("keys_are_unique", keys_twice(written, hours, window), len(done), warn=True),
-            checks.report("joins_hold", broken_joins(written, hours), len(done)),
-        ]
+        try:
+            results = [
+                checks.report("rows_match_manifest", without_rows(written, done), len(done)),
+                checks.report("keys_are_unique", keys_twice(written, hours, window), len(done), warn=True),
+                checks.report("joins_hold", broken_joins(written, hours), len(done)),
+            ]
+        except AmpError as error:
+            raise failure(dict.fromkeys(done, str(error)), len(done)) from error
         rows = {f"rows_of_{name}": file.rows for name, file in whole.files.items()}
         context.add_asset_metadata(rows, asset_key=key, partition_key=hours[-1].key)
         return dg.MaterializeResult(check_results=results)

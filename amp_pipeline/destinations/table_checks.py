@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 from typing_extensions import override
 
-from amp_pipeline.core.errors import ObjectNotFoundError
+from amp_pipeline.core.errors import DeliveryError, ObjectNotFoundError
 from amp_pipeline.core.hours import Hour, between
 from amp_pipeline.core.seen import Seen
 from amp_pipeline.core.tables import JOINS, TABLES, Join, Name
@@ -71,7 +73,7 @@ def broken_joins(tables: Tables, hours: Sequence[Hour]) -> dict[str, str]:
             _lost(join.table, _columns(tables, join.table, join.columns), join, keys[join.to], found)
     of_events = [join for join in JOINS if join.table == "event"]
     for hour in hours:
-        for batch in batches(tables.store, tables.names.event_table(hour), [join.columns[0] for join in of_events]):
+        for batch in _batches(tables, tables.names.event_table(hour), [join.columns[0] for join in of_events]):
             for join in of_events:
                 _lost(hour.key, batch.select(*join.columns), join, keys[join.to], found)
     return found
@@ -98,18 +100,36 @@ def window_of(hours: Sequence[Hour], reach: int) -> list[Hour]:
 
 
 def _rows(tables: Tables, hour: Hour) -> int:
-    file = _open(tables.store, tables.names.event_table(hour))
-    return file.metadata.num_rows if file is not None else 0
+    with _explained(tables, tables.names.event_table(hour)) as name:
+        file = _open(tables.store, name)
+        return file.metadata.num_rows if file is not None else 0
 
 
 def _uuids(tables: Tables, hour: Hour) -> Iterator[list[str]]:
-    for batch in batches(tables.store, tables.names.event_table(hour), ["uuid"]):
+    for batch in _batches(tables, tables.names.event_table(hour), ["uuid"]):
         yield batch["uuid"].to_list()
 
 
 def _columns(tables: Tables, name: Name, columns: Sequence[str]) -> pl.DataFrame:
-    rows = list(batches(tables.store, tables.names.table(name), columns))
+    rows = list(_batches(tables, tables.names.table(name), columns))
     return pl.concat(rows) if rows else pl.DataFrame(schema={one: TABLES[name].schema[one] for one in columns})
+
+
+def _batches(tables: Tables, name: str, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+    with _explained(tables, name):
+        yield from batches(tables.store, name, columns)
+
+
+@contextmanager
+def _explained(tables: Tables, name: str) -> Iterator[str]:
+    try:
+        yield name
+    except (pa.ArrowException, OSError) as error:
+        said = str(error).partition("\n")[0]
+        raise DeliveryError(
+            f"{tables.store.uri(name)} is damaged ({said}); run the tables of its hour, or of "
+            "any where it has none, again, forced"
+        ) from error
 
 
 def batches(store: ObjectStore, name: str, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:

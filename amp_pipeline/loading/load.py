@@ -132,7 +132,7 @@ class _Loading:
             self.done.tables = changed
             self._tell(f"tables {', '.join(self.done.tables)} loaded")
             return
-        raise self._gone("tables")
+        raise self._gone("the seven tables", "any hour")
 
     def _hour(self, hour: Hour, loaded: str) -> bool:
         """Load an hour where it has changed; tell whether anything was changed."""
@@ -151,7 +151,7 @@ class _Loading:
                 continue
             self._put(hour, record, file, digest)
             return True
-        raise self._gone(hour.key)
+        raise self._gone(hour.key, hour.key)
 
     def _put(self, hour: Hour, record: HourTables, file: Path | None, digest: str) -> None:
         self._database.put_hour(hour, file, digest)
@@ -175,8 +175,9 @@ class _Loading:
             raise _ChangedError
         return path
 
-    def _gone(self, what: str) -> LoadError:
+    def _gone(self, what: str, hour: str) -> LoadError:
+        # Unforced runs look at sizes alone.
         return LoadError(
-            f"{self._bucket.url} does not hold what was written of {what}; run the tables of this delivery again, "
-            "then load"
+            f"{self._bucket.url} does not hold what was written of {what}; run the tables of {hour} again, forced, "
+            "(amp-pipeline deliver --force --from … --to …), then load"
         )

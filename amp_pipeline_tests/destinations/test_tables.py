@@ -11,11 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from amp_pipeline.core.errors import DeliveryError
+from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.tables import TABLES
 from amp_pipeline.destinations import parquet
 from amp_pipeline.destinations.claim import Claim
+from amp_pipeline.destinations.table_checks import broken_joins, keys_twice, without_rows
+from amp_pipeline.destinations.tables import Tables
 from amp_pipeline.run import OrganizationRun
 from amp_pipeline.storage.urls import open_store
+from amp_pipeline.workspace.tables import HourTables
 from amp_pipeline_tests import builders
 from amp_pipeline_tests.builders import BY, FIRST_HOUR, HOUR_US, event, object_name, put
 from amp_pipeline_tests.laws.driver import run, with_tables
@@ -99,6 +103,32 @@ def test_a_large_hour_is_cut_into_row_groups_wherever_blocks_end(tmp_path: Path,
     groups = pq.ParquetFile(pa.BufferReader(found[0])).metadata
     assert groups.num_row_groups > 100 // 7
     assert max(groups.row_group(at).num_rows for at in range(groups.num_row_groups)) == 7
+
+
+def checked(tables: Tables, done: dict[Hour, HourTables]) -> list[dict[str, str]]:
+    return [without_rows(tables, done), keys_twice(tables, list(done), []), broken_joins(tables, list(done))]
+
+
+def test_what_is_damaged_is_told_by_the_checks_and_made_again_by_a_forced_run(tmp_path: Path):
+    put(tmp_path / "landing", object_name(FIRST_HOUR), event(1, uuid="a"))
+    organization = with_tables(builders.organization(tmp_path, tmp_path / "landing"), "all")
+    assert run(organization, [FIRST_HOUR], open_store) == {}
+    delivery = organization.projects[0].deliveries[0]
+    tables = OrganizationRun(organization).projects["shop7"].tables(delivery)
+    files = [Path(delivery.url) / tables.names.event_table(FIRST_HOUR), Path(delivery.url) / tables.names.table("user")]
+    whole = [file.read_bytes() for file in files]
+    for file in files:
+        data = file.read_bytes()
+        for damaged in (bytes(len(data)), data[:4] + bytes(len(data) // 2) + data[4 + len(data) // 2 :]):
+            file.write_bytes(damaged)
+            done = {FIRST_HOUR: tables.write_hour(FIRST_HOUR, BY)}
+            tables.finish([FIRST_HOUR], BY)
+            with pytest.raises(DeliveryError, match=rf"{file.name} is damaged .*; run the tables .* again, forced"):
+                checked(tables, done)
+            tables.write_hour(FIRST_HOUR, BY, force=True)
+            tables.finish([FIRST_HOUR], BY, force=True)
+            assert [one.read_bytes() for one in files] == whole
+            assert checked(tables, done) == [{}, {}, {}]
 
 
 def test_a_run_that_waits_too_long_for_another_one_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
