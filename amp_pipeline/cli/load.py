@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from amp_pipeline.cli.asking import chosen, says_what_is_wrong
 from amp_pipeline.core.errors import ConfigError
@@ -40,6 +41,9 @@ def load(slug: str, name: str, file: Path | None, address: str | None, schema: s
     if name not in deliveries:
         raise ConfigError(f"project {slug} has no delivery {name}; it has {', '.join(deliveries) or 'none'}")
     delivery = deliveries[name]
+    source = click.get_current_context().get_parameter_source("address")
+    if file is not None and source is ParameterSource.COMMANDLINE:
+        raise ConfigError("--duckdb and --postgres are two databases; load into one, then into the other")
     with scratch() as folder:
         database = _opened(file, address, schema, organization.memory, folder)
         try:

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,18 @@ def test_bucket_that_does_not_hold_what_was_written_is_told(one_house: House) ->
     one_house.assert_loaded()
 
 
+def test_records_of_several_hours_are_read_at_once(one_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    all_reading = threading.Barrier(HOURS)
+    read = TablesStore.hour
+
+    def waiting(store: TablesStore, hour: Any) -> Any:
+        all_reading.wait(10)
+        return read(store, hour)
+
+    monkeypatch.setattr(TablesStore, "hour", waiting)
+    assert one_house.load().hours == HOURS
+
+
 def test_nothing_is_taken_out_because_a_workspace_seems_empty(one_house: House) -> None:
     one_house.load()
     store = open_store(one_house.organization.workspace)
@@ -370,6 +383,8 @@ def test_command(house: House) -> None:
     again = house.amp(*asked, *how, **environment)
     assert "0 hours loaded, 0 removed, 3 as they were; 0 of 7 tables changed" in again.output
     house.assert_loaded()
+    result = house.amp(*asked, "--duckdb", "x", "--postgres", "postgresql://nowhere", **environment)
+    assert (result.exit_code, "load into one, then into the other" in result.output) == (1, True)
     result = house.amp("--project", "shop7", "--delivery", "other", *how, **environment)
     assert (result.exit_code, "it has all, plain" in result.output) == (1, True)
 
