@@ -26,8 +26,8 @@ Fault = Callable[[Hour, Hour, int], "int | str | None"]
 """From the first and last hour of a request and the number of requests before it to what goes wrong.
 
 A status; "half": the connection ends in the middle; "short": half of the zip, as if it were whole; "flipped": a byte in
-the middle is another; "reset": the connection is reset before the answer; "page": 404 with a page of HTML; "slow": a
-byte every 50 ms.
+the middle is another; "reset": the connection is reset before the answer; "page": 404 with a page of HTML;
+"login": 200 with one; "slow": a byte every 50 ms.
 """
 
 _SAID = {
@@ -105,6 +105,8 @@ class _Handler(Handler):
             return self._say(fault)
         if fault == "page":
             return self._send(404, b"<html>no such page</html>", "text/html; charset=utf-8")
+        if fault == "login":
+            return self._send(200, b"<html>who are you?</html>", "text/html; charset=utf-8")
         if fault == "reset":
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.close_connection = True

@@ -12,6 +12,7 @@ from amp_pipeline.core.errors import AmpError
 from amp_pipeline.notify import send
 from amp_pipeline.storage.urls import open_store
 from amp_pipeline.workspace.alerts import AlertStore
+from amp_pipeline.workspace.pulls import TroubleStore
 
 CHECK = "nothing_was_refused"
 
@@ -79,7 +80,8 @@ def _asset(organization: Organization, subject: Subject, send: Send, now: clock.
                 summary=str(error)[:_LONGEST_SUMMARY],
                 run=run,
             )
-            _tell(context, organization, subject, trouble, send, now)
+            if not _is_told_of_source(organization, project, trouble):
+                _tell(context, organization, subject, trouble, send, now)
             raise dg.Failure(description=str(error)) from error
         _tell(context, organization, subject, None, send, now)
         refused = {what: why for what, why in taken.not_available.items() if what != _SWITCHED_OFF}
@@ -138,6 +140,17 @@ def _tell(
         return
     for who, why in missed.items():
         context.log.error(f"{subject.name}: an alert did not reach {who}, and is tried again: {why}")
+
+
+def _is_told_of_source(organization: Organization, project: Project, trouble: Trouble) -> bool:
+    """Tell whether whoever pulls has found the keys wrong already, and people are told so: it is one trouble."""
+    if trouble.kind != "credentials":
+        return False
+    try:
+        known = TroubleStore(open_store(organization.workspace, organization.s3), organization.id, project.id).load()
+    except AmpError:
+        return False
+    return known is not None and known.kind == trouble.kind
 
 
 def _table(refused: dict[str, str]) -> dict[str, Any]:

@@ -32,11 +32,6 @@ _BEGINNING_BYTES = 64 << 10
 MOST_BYTES = 8 << 30
 """Of an answer, and of the files in it: twice what Amplitude gives. ``serve export --limit`` may give more at once."""
 
-_ALWAYS_UNPACKED_BYTES = 4 << 30
-_MOST_UNPACKED = 250
-"""How many times its packed bytes an answer may unpack to, from 4 GiB on. Each event has a uuid of its own, of which
-packing leaves 16 bytes and more; gzip itself reaches 1,032."""
-
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -128,6 +123,8 @@ class ExportApi:
                 return Answer(path, not_yet=_not_yet(answer))
             not_yet = _not_yet(answer)
             self._keep(answer, path)
+            if "html" in _kind(answer) and not zipfile.is_zipfile(path):
+                raise BrokenAnswerError(f"it {_no_zip(answer)}")
             found = self._files(path, wanted)
             self._may_be_another = False
             return Answer(path, found, not_yet)
@@ -154,14 +151,16 @@ class ExportApi:
             if answer.status_code == 404:
                 self._refuse_other_servers(answer)
             elif answer.ok:
-                name = answer_zip.first_file(self._http.beginning(answer, _BEGINNING_BYTES))
-                self._refuse_other_projects(member(name or ""))
+                data = self._http.beginning(answer, _BEGINNING_BYTES)
+                if not data.startswith(b"PK"):
+                    raise SourceError(f"{self.address} {_no_zip(answer)}", "server", answer.status_code)
+                self._refuse_other_projects(member(answer_zip.first_file(data) or ""))
 
     def _refuse_other_servers(self, answer: requests.Response) -> None:
         """Tell "no events" from "no such page": else every hour of a wrong address would be delivered as empty."""
         if not self._may_be_another:
             return
-        is_page = "html" in answer.headers.get("Content-Type", "").lower()
+        is_page = "html" in _kind(answer)
         if is_page or self._knows_no_export():
             answered = "with a page" if is_page else "whatever it is asked"
             raise SourceError(
@@ -202,17 +201,17 @@ class ExportApi:
                 infos = answer_zip.files(answer)
                 if sum(info.file_size for info in infos) > MOST_BYTES:
                     raise TooLargeError(f"files of more than {MOST_BYTES:,} bytes")
-                unpacked = _Unpacked()
+                unpacked = answer_zip.Unpacked()
                 return [self._checked(answer, info, wanted, unpacked) for info in infos]
         except answer_zip.UnreadableZipError as error:
             what = f"{self.address} answers with a zip that can't be unpacked: {error}"
             raise SourceError(what, "server", broke_off=True) from None
-        except _UnpacksToTooMuchError as error:
+        except answer_zip.UnpacksToTooMuchError as error:
             what = f"{self.address} answers with files that unpack to {error}: no events do"
             raise SourceError(what, "server", broke_off=True) from None
 
     def _checked(
-        self, answer: zipfile.ZipFile, info: zipfile.ZipInfo, wanted: frozenset[Hour], unpacked: _Unpacked
+        self, answer: zipfile.ZipFile, info: zipfile.ZipInfo, wanted: frozenset[Hour], unpacked: answer_zip.Unpacked
     ) -> File:
         found = member(info.filename)
         if found is None or found.hour not in wanted:
@@ -244,26 +243,13 @@ class ExportApi:
         return File(found, info, size, lines + (not ended), digest.hexdigest(), content.hexdigest())
 
 
-class _UnpacksToTooMuchError(Exception):
-    """What was packed is no events, but a trap."""
+def _kind(answer: requests.Response) -> str:
+    return answer.headers.get("Content-Type", "").lower()
 
 
-class _Unpacked:
-    """How many bytes of an answer there are, packed and unpacked."""
-
-    def __init__(self) -> None:
-        self.packed = 0
-        self._bytes = 0
-
-    def add(self, count: int) -> None:
-        """Count unpacked bytes.
-
-        Raises:
-            _UnpacksToTooMuchError: They are too many.
-        """
-        self._bytes += count
-        if self._bytes > max(_ALWAYS_UNPACKED_BYTES, _MOST_UNPACKED * self.packed):
-            raise _UnpacksToTooMuchError(f"more than {self._bytes / self.packed:.0f} times their size")
+def _no_zip(answer: requests.Response) -> str:
+    kind = "a page of HTML" if "html" in _kind(answer) else "something else"
+    return f"answers {answer.status_code} with {kind} in place of a zip: the login of a proxy, or a notice?"
 
 
 def _not_yet(answer: requests.Response) -> Hour | None:

@@ -25,6 +25,12 @@ _DESCRIPTOR_BYTES = frozenset({0, 12, 16, 20, 24})
 """Between two files; 4.3.9: with or without a signature, with sizes of 4 or of 8 bytes."""
 
 
+_ALWAYS_UNPACKED_BYTES = 4 << 30
+_MOST_UNPACKED = 250
+"""How many times its packed bytes an answer may unpack to, from 4 GiB on. Each event has a uuid of its own, of which
+packing leaves 16 bytes and more; gzip itself reaches 1,032."""
+
+
 class UnreadableZipError(Exception):
     """A zip is packed in a way that can't be unpacked here."""
 
@@ -96,3 +102,27 @@ def first_file(beginning: bytes) -> str | None:
             return text
         at += name + extra + size
     return None
+
+
+class UnpacksToTooMuchError(Exception):
+    """What was packed is no events, but a trap."""
+
+
+class Unpacked:
+    """How many bytes of an answer there are, packed and unpacked."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.packed = 0
+        """Counted by who unpacks."""
+        self._bytes = 0
+
+    def add(self, count: int) -> None:
+        """Count unpacked bytes.
+
+        Raises:
+            UnpacksToTooMuchError: They are too many.
+        """
+        self._bytes += count
+        if self._bytes > max(_ALWAYS_UNPACKED_BYTES, _MOST_UNPACKED * self.packed):
+            raise UnpacksToTooMuchError(f"more than {self._bytes / self.packed:.0f} times their size")

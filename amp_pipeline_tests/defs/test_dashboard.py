@@ -13,6 +13,7 @@ from amp_pipeline.defs.alerts import alert_sensors
 from amp_pipeline.defs.dashboard import CHECK, dashboard_assets, dashboard_schedules
 from amp_pipeline.storage.urls import open_store
 from amp_pipeline.workspace.dashboard import DashboardStore
+from amp_pipeline.workspace.pulls import Trouble, TroubleStore
 from amp_pipeline_tests.dashboard_server import (
     API_KEY,
     SECRET_KEY,
@@ -119,6 +120,19 @@ def test_people_are_told_at_once_and_again_when_it_is_well(house: House) -> None
     assert house.run()[0]
     assert house.hook.titles[1:] == ["shop7 / dashboard was taken again"]
     assert not any(secret in str(house.hook.posts) for secret in (API_KEY, SECRET_KEY))
+
+
+def test_keys_that_pulling_has_found_wrong_are_not_told_a_second_time(house: House) -> None:
+    workspace = open_store(house.organization.workspace)
+    known = Trouble(kind="credentials", summary="wrong keys", advice="", since=0, tried=0)
+    TroubleStore(workspace, 9, 7).save(known)
+    house.server.faults.append(Fault("/api/2/events/list", 403, b"no such key"))
+    assert not house.run()[0]
+    assert house.hook.titles == []
+    # Another trouble, and wrong keys where pulling is well, are told.
+    house.server.faults.append(Fault("/api/2/events/list", 500))
+    assert not house.run()[0]
+    assert house.hook.titles == ["shop7 / dashboard could not be taken"]
 
 
 def test_message_that_did_not_arrive_is_sent_again_by_the_sensor(house: House) -> None:

@@ -12,7 +12,9 @@ from typing import Any, cast
 
 import pytest
 
-from amp_pipeline.sources import amplitude_export, amplitude_http
+from amp_pipeline.source_access import probe_source
+from amp_pipeline.source_settings import AmplitudeExport
+from amp_pipeline.sources import amplitude_export, amplitude_http, answer_zip
 from amp_pipeline_tests.export_server import KEYS as KEYS_OF_OURS
 from amp_pipeline_tests.export_server import serving
 from amp_pipeline_tests.export_stand_in import Packed, StandIn, stand_in
@@ -117,7 +119,7 @@ def test_files_that_are_too_long_are_refused_before_they_are_unpacked(
 def test_what_unpacks_to_more_than_events_do_fails_its_hour_alone(
     trial: Trial, server: StandIn, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(amplitude_export, "_ALWAYS_UNPACKED_BYTES", 1 << 20)
+    monkeypatch.setattr(answer_zip, "_ALWAYS_UNPACKED_BYTES", 1 << 20)
     full(server)
     server.hours[DAY[5]] = [Packed(name(DAY[5]), gzip.compress(bytes(16 << 20)))]
     counts = trial.counts()
@@ -177,6 +179,16 @@ def test_a_wrong_address_has_no_empty_hours(tmp_path: Path, path: str):
             return
         counts = Trial(tmp_path, cast(StandIn, Elsewhere())).counts(DAY[:2])
     assert all("is no Export API: it answers 404 whatever it is asked" in str(count) for count in counts)
+
+
+def test_a_page_in_place_of_a_zip_is_told_as_such(trial: Trial, server: StandIn):
+    server.fault = lambda *_: "login"
+    assert "answers 200 with a page of HTML in place of a zip" in str(trial.counts(DAY[:1])[0])
+    assert trial.trouble() == "network"
+    source = trial.organization.projects[0].source
+    assert isinstance(source, AmplitudeExport)
+    outcome = probe_source(source, 7)
+    assert (outcome.ok, "in place of a zip" in outcome.summary) == (False, True)
 
 
 def test_keys_of_another_project_deliver_no_empty_hours(trial: Trial, server: StandIn):
