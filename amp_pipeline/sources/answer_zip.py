@@ -92,15 +92,14 @@ def _end(answer: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
 def first_file(beginning: bytes) -> str | None:
     """Return the name of the first file of a zip that begins with these bytes; None where they don't tell it."""
     at = 0
-    while at + _HEADER.size <= len(beginning):
-        signature, size, name, extra = _HEADER.unpack_from(beginning, at)
-        if signature != _SIGNATURE:
-            return None
+    while beginning.startswith(_SIGNATURE, at) and at + _HEADER.size <= len(beginning):
+        _, _, name, _ = _HEADER.unpack_from(beginning, at)
         at += _HEADER.size
         text = beginning[at : at + name].decode("utf-8", "replace")
         if not text.endswith("/"):
             return text
-        at += name + extra + size
+        # Java packs nothing into two bytes, and says so behind them.
+        at = beginning.find(_SIGNATURE, at + name)
     return None
 
 
