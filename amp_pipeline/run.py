@@ -105,7 +105,7 @@ class ProjectRun:
     def has_old_tables(self, delivery: Delivery, hour: Hour) -> bool:
         """Tell whether tables that are kept have an hour as it was before."""
         tables = self.tables(delivery)
-        return delivery.tables and tables.records.hour(hour) is not None and not tables.is_current(hour)
+        return delivery.tables and tables.records.has_hour(hour) and not tables.is_current(hour)
 
     def deliver(self, archive: Archive, delivery: Delivery, hour: Hour, by: By, *, force: bool = False) -> Receipt:
         """Deliver ``hour`` as it is on record.

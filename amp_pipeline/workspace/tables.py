@@ -25,6 +25,12 @@ _DAY, _MONTH = len("2024-05-06"), len("2024-05")
 _RECORD = re.compile(r".*/([^/]+)\.json")
 
 
+class _Form(msgspec.Struct):
+    """What all records have: a version of their form."""
+
+    format: int
+
+
 class TableFile(msgspec.Struct, frozen=True, kw_only=True):
     """An object of a table in the bucket."""
 
@@ -104,6 +110,10 @@ class TablesStore(DeliveryStore):
     def hour(self, hour: Hour) -> HourTables | None:
         """Return what the tables have of ``hour``; None where there is nothing of this format."""
         return self._get(self._place("hours", hour.key), HourTables)
+
+    def has_hour(self, hour: Hour) -> bool:
+        """Tell whether there are tables of ``hour``, of whatever format."""
+        return self.store.head(f"{self._place('hours', hour.key)}.json") is not None
 
     def save_hour(self, hour: Hour, record: HourTables) -> None:
         """Write what the tables have of ``hour``, and remove the summary before."""
@@ -186,12 +196,14 @@ class TablesStore(DeliveryStore):
         except ObjectNotFoundError:
             return None
         try:
-            found = msgspec.json.decode(data, type=record)
+            # First, since records of another format may have other fields.
+            if msgspec.json.decode(data, type=_Form).format != FORMAT:
+                return None
+            return msgspec.json.decode(data, type=record)
         except msgspec.MsgspecError as error:
             raise WorkspaceError(
                 f"{self.store.uri(name)} is damaged ({error}); delete it and run the tables of its hours again"
             ) from None
-        return found if found.format == FORMAT else None
 
     def _save(self, level: Level, key: str, record: HourTables | Merged) -> None:
         """Write a record, then remove summaries that it does not name: deleted users may be in them.

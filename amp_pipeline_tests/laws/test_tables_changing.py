@@ -212,6 +212,27 @@ def test_a_summary_that_is_gone_is_told_and_made_again(organization: Organizatio
     assert differing(buckets(organization, never), buckets(organization, stores)) == []
 
 
+def test_tables_of_another_format_are_made_anew_and_may_hold_deleted_users(
+    organization: Organization,
+) -> None:
+    stores = Stores(organization)
+    deliver(organization, stores)
+    before = buckets(organization, stores)
+    workspace = stores(organization.workspace)
+    records = [info.name for info in workspace.find("") if "/tables/" in info.name and info.name.endswith(".json")]
+    for name in records:
+        # Of a version with other fields.
+        workspace.put(name, b'{"format": 0, "other": []}')
+    deletion = UserDeletion(organization, organization.projects[0], ask(organization, stores, **WHO), stores)
+    deletion.clean(deletion.search(lambda *_: None), lambda *_: None)
+    assert run(with_tables(organization, "nobody"), SIX_HOURS, stores) == {}
+    assert set(deletion.to_deliver()["shop7"]) == {"all", "purchases"}
+    assert traces_in_tables(organization, stores, USER, AMPLITUDE_ID)
+    settle(organization, SIX_HOURS, stores)
+    assert (deletion.to_deliver(), traces_in_tables(organization, stores, USER, AMPLITUDE_ID)) == ({}, [])
+    assert buckets(organization, stores).keys() <= before.keys()
+
+
 def test_an_hour_that_is_not_delivered_has_no_tables(organization: Organization) -> None:
     one = organization.projects[0].deliveries[0]
     tables = OrganizationRun(organization, Stores(organization)).projects["shop7"].tables(one)
