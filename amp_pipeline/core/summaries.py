@@ -29,6 +29,8 @@ _SUMS = {
 }
 _FEW_ROWS = 200_000
 _ROW_GROUP = 1 << 18
+_REMEMBERED_CHARACTERS = 2000
+"""Most of a text of groups that is remembered with what it names; those are many at once."""
 
 Group = tuple[str, str]
 """Type and name."""
@@ -174,7 +176,8 @@ def _in_groups(seen: pl.DataFrame) -> pl.DataFrame:
     types: list[str] = []
     names: list[str] = []
     for position, text in enumerate(named["groups"]):
-        for group_type, group_name in groups_of(text):
+        read = groups_of if len(text) <= _REMEMBERED_CHARACTERS else groups_of.__wrapped__
+        for group_type, group_name in read(text):
             at.append(position)
             types.append(group_type)
             names.append(group_name)

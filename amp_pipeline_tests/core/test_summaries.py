@@ -68,6 +68,13 @@ def test_a_stream_sums_to_what_all_at_once_is(monkeypatch: pytest.MonkeyPatch):
     assert summaries.encode(summing.finish()) == summaries.encode(summary_of(lines))
 
 
+def test_long_texts_of_groups_are_not_remembered():
+    groups_of.cache_clear()
+    found = summary_of([event(number, groups={"t": f"{number}" + "x" * 3000 * (number % 2)}) for number in range(10)])
+    assert len(found.groups) == 10
+    assert groups_of.cache_info().currsize == 5
+
+
 def test_what_is_no_summary_is_told():
     with pytest.raises(ValueError, match="it holds no summary"):
         summaries.decode(b"\x91\x01")
