@@ -44,7 +44,7 @@ class DuckDB(Database):
             scratch: A folder on local disk.
 
         Raises:
-            LoadError: It can't be opened, or is being written.
+            LoadError: It can't be opened, is being written, or has the name of the schema.
         """
         super().__init__(schema)
         self.file = file
@@ -55,6 +55,12 @@ class DuckDB(Database):
                 f"{file} can't be opened: {_first_line(error)}. Check that it is a DuckDB file, or not there yet, that "
                 "its folder is there, and that nobody else has it open"
             ) from None
+        if self.run("SELECT lower(current_database())") == [(schema,)]:
+            self.close()
+            raise LoadError(
+                f"{file} and the schema {schema} have one name, which DuckDB can't tell apart; name the file "
+                "otherwise, or the schema, by --schema"
+            )
         for setting, value in {
             "TimeZone": "UTC",
             "memory_limit": f"{memory >> 20}MiB",

@@ -418,6 +418,16 @@ def test_wrong_addresses_are_told_without_the_password(
     assert re.search(told, " ".join(result.output.split()))
 
 
+def test_file_with_the_name_of_the_schema_is_refused(tmp_path: Path) -> None:
+    house = House(tmp_path, Place(tmp_path, None))
+    house.land(0, some_event(0, 0))
+    house.deliver(0)
+    asked = ["--project", "shop7", "--delivery", "all", "--duckdb", str(tmp_path / "Amp_pipeline.duckdb")]
+    result = house.amp(*asked)
+    assert (result.exit_code, "name the file otherwise, or the schema" in result.output) == (1, True)
+    assert house.amp(*asked, "--schema", "shop").exit_code == 0
+
+
 @pytest.mark.parametrize("name", ["no/such/folder.duckdb", "text.duckdb"])
 def test_files_that_can_not_be_opened_are_told(tmp_path: Path, name: str) -> None:
     house = House(tmp_path, Place(tmp_path, None))
