@@ -114,6 +114,7 @@ def take(
         at=now,
         run=run,
         version=version,
+        refused=taking.refused,
     )
     return Taken(
         snapshot=saved.snapshot,
@@ -136,6 +137,7 @@ class _Taking:
         self._now = now
         self._tell = tell
         self.not_available: dict[str, str] = {}
+        self.refused: list[str] = []
         self.files = 0
         self.unread = 0
         self._given_up = ""
@@ -151,9 +153,12 @@ class _Taking:
         versions = {row["id"]: _version(row) for row in cohorts.iter_rows(named=True)}
         found = {cohort: before[cohort] for cohort in versions if cohort in before}
         changed = [cohort for cohort, version in versions.items() if not _is_as(found.get(cohort), version)]
-        # Those that were never had first, then those that were had longest ago.
-        changed.sort(key=lambda cohort: (found[cohort].taken_at if cohort in found else "", cohort))
+        # Those that were never had first, then those that were had longest ago; what was refused the last time comes
+        # after all, or it would use up what is left of the month day by day.
+        refused = set(last.record.refused) if last is not None else set[str]()
+        changed.sort(key=lambda cohort: (cohort in refused, found[cohort].taken_at if cohort in found else "", cohort))
         wanted = self._within_limit(changed, found)
+        self.refused = sorted(refused & set(changed) - set(wanted))
         if wanted:
             self._tell(f"cohorts: members of {len(wanted)} are asked for, of {len(found)} there are some already")
         with scratch() as folder, ThreadPoolExecutor(AT_ONCE) as pool:
@@ -169,6 +174,7 @@ class _Taking:
                     if isinstance(record, MembersRecord):
                         found[cohort] = record
                     else:
+                        self.refused.append(cohort)
                         self.note(f"members of cohort {cohort}", f"{record}{_kept(cohort in found)}")
             finally:
                 pool.shutdown(cancel_futures=True)

@@ -168,6 +168,28 @@ def test_limit_of_the_month_is_kept_those_that_were_never_had_first(house: House
     assert house.asked_for() == ["b"]
 
 
+def test_cohorts_that_are_never_given_do_not_use_up_what_is_left_of_the_month(house: House) -> None:
+    def asked() -> list[str]:
+        """Whose file was asked for, given or not."""
+        paths = [path.split("/") for path in house.server.paths("/api/5/cohorts/request/")]
+        house.server.asked.clear()
+        return sorted(path[5] for path in paths if len(path) == 6)
+
+    house.server.cohorts += [cohort("0"), cohort("1")]
+    house.take()
+    assert asked() == ["0", "1", "a", "b"]
+    house.server.usage = {"rest_download": {"limit": 500, "usage": 499}}
+    for _ in range(2):
+        house.server.cohorts[0]["lastComputed"] += 1
+        house.take()
+        assert asked() == ["a"]
+    house.server.members["0"] = members((7, "w"))
+    house.server.usage = None
+    house.take()
+    assert asked() == ["0", "1"]
+    assert house.people() == {"0": ["w"], "a": ["x", "y"], "b": ["z"]}
+
+
 def test_one_cohort_that_can_not_be_had_holds_up_no_other(house: House) -> None:
     house.server.faults.append(Fault("/api/5/cohorts/request/a", 403, b"not yours"))
     taken = house.take()

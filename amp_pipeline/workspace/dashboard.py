@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -80,6 +80,8 @@ class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What Amplitude did not give, and why."""
     content: str
     """Digest of all that it holds, times and runs aside."""
+    refused: list[str] = msgspec.field(default_factory=list[str])
+    """Cohorts whose file was asked for, and not given."""
 
 
 class Snapshot:
@@ -195,6 +197,7 @@ class DashboardStore:
         at: datetime,
         run: str,
         version: str,
+        refused: Sequence[str] = (),
     ) -> Saved:
         """Write a snapshot unless it holds what the last one does, then remove those that are too many.
 
@@ -205,6 +208,7 @@ class DashboardStore:
             at: When it was taken, aware, UTC.
             run: That took it.
             version: Of amp_pipeline.
+            refused: Cohorts whose file was asked for, and not given.
 
         Raises:
             WorkspaceError: Files of members are gone.
@@ -215,7 +219,9 @@ class DashboardStore:
         last = self.latest()
         if last is not None and last.record.content == content:
             # Members that were asked for again, and were the same, must not be asked for a third time.
-            record = msgspec.structs.replace(last.record, members=dict(members), not_available=dict(not_available))
+            record = msgspec.structs.replace(
+                last.record, members=dict(members), not_available=dict(not_available), refused=sorted(refused)
+            )
             if record != last.record:
                 self._put_record(last.stamp, record)
             return self._saved(last.stamp, record, is_new=False)
@@ -235,6 +241,7 @@ class DashboardStore:
             members=dict(members),
             not_available=dict(not_available),
             content=content,
+            refused=sorted(refused),
         )
         self._put_record(stamp, record)
         return self._saved(stamp, record, is_new=True)
