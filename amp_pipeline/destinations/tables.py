@@ -117,12 +117,16 @@ class Tables:
                     # From here on the bucket may hold something else; a run that is killed must not seem to have ended.
                     self.records.save_hour(hour, msgspec.structs.replace(record, manifest_sha256="", made_of=None))
                 record = self._write(hour, manifest, made_of, claim)
-            record = msgspec.structs.replace(record, manifest_sha256="", delivered=manifest.counts.delivered)
+            record = msgspec.structs.replace(
+                record, manifest_sha256="", delivered=manifest.counts.delivered, clean=True
+            )
             self.records.save_hour(hour, record)
         # Only now that the hour is given back: who is killed before is followed by a run that does that.
-        record = msgspec.structs.replace(record, manifest_sha256=digest)
-        self.records.save_hour(hour, record)
-        return record
+        finished = msgspec.structs.replace(record, manifest_sha256=digest)
+        if self.records.hour(hour) == record:
+            # Or another run writes it since, and its summary would go.
+            self.records.save_hour(hour, finished)
+        return finished
 
     def finish(self, hours: Iterable[Hour], by: By, *, force: bool = False) -> WholeTables:
         """Bring the tables that are one object up to date with ``hours``, and with what the dashboard knows.

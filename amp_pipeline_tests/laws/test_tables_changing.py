@@ -17,6 +17,7 @@ from amp_pipeline.core import summaries
 from amp_pipeline.core.dashboard import MEMBERS
 from amp_pipeline.core.errors import DeliveryError
 from amp_pipeline.deletion import UserDeletion
+from amp_pipeline.destinations.claim import Claim
 from amp_pipeline.run import OrganizationRun
 from amp_pipeline.storage.objects import ObjectStore
 from amp_pipeline.storage.urls import open_store
@@ -172,6 +173,34 @@ def test_runs_of_several_hours_at_once_end_with_the_tables_of_all(organization: 
     expected = {name: digest for name, digest in buckets(organization, alone).items() if name.startswith("shop7/all/")}
     found = {name: digest for name, digest in buckets(organization, stores).items() if name.startswith("shop7/all/")}
     assert differing(found, expected) == []
+
+
+def test_a_run_that_is_late_takes_nothing_from_the_next_one(
+    organization: Organization, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    organization = with_tables(organization, "all")
+    stores = Stores(organization)
+    deliver(with_tables(organization, "nobody"), stores)
+    hour = SIX_HOURS[1]
+    tables = OrganizationRun(organization, stores).projects["shop7"].tables(organization.projects[0].deliveries[0])
+    give_back = Claim.__exit__
+
+    def others_come_at_once(claim: Claim, *why: Any) -> None:
+        give_back(claim, *why)
+        with monkeypatch.context() as patch:
+            patch.setattr(Claim, "__exit__", give_back)
+            put(tmp_path / "landing", object_name(hour, 1), event(HOUR_US + 5, uuid="new", user_id="new"))
+            assert run(organization, [hour], stores) == {}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Claim, "__exit__", others_come_at_once)
+        tables.write_hour(hour, BY)
+    assert tables.is_current(hour)
+    tables.finish([hour], BY)
+    deliver(organization, stores)
+    in_time = Stores(organization)
+    deliver(organization, in_time)
+    assert differing(buckets(organization, in_time), buckets(organization, stores)) == []
 
 
 def test_a_delivered_file_that_was_changed_is_told_and_not_read(organization: Organization) -> None:
