@@ -197,7 +197,7 @@ class ExportApi:
 
     def _files(self, path: Path, wanted: frozenset[Hour]) -> list[File]:
         try:
-            with answer_zip.explained(), zipfile.ZipFile(path) as answer:
+            with answer_zip.explained(), answer_zip.opened(path) as answer:
                 infos = answer_zip.files(answer)
                 if sum(info.file_size for info in infos) > MOST_BYTES:
                     raise TooLargeError(f"files of more than {MOST_BYTES:,} bytes")

@@ -7,11 +7,13 @@ make a folder of one. Here the files have to fill the zip from its first byte to
 from __future__ import annotations
 
 import errno
+import os
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from amp_pipeline.sources.answer_body import BrokenAnswerError
 
@@ -21,6 +23,15 @@ _METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _HEADER = struct.Struct("<4s14xI4xHH")
 """Of a file: signature, packed size, lengths of name and of what comes after it; PKWARE's APPNOTE 6.3.10, 4.3.7."""
 _SIGNATURE = b"PK\x03\x04"
+_MOST_DIRECTORY_BYTES = 64 << 20
+"""``zipfile`` holds all of a directory in memory, ten times over; half a million files have as much."""
+_END = struct.Struct("<4s8xI6x")
+"""Behind a directory: signature, and how many bytes it has; 4.3.16."""
+_LARGE_END = struct.Struct("<4s36xQ8x4s16x")
+"""Before that, where it is large: signature, bytes, and the signature of what says where this is; 4.3.14, 4.3.15."""
+_END_BYTES = 1 << 17
+"""In which both are, and a comment of the greatest length."""
+
 _DESCRIPTOR_BYTES = frozenset({0, 12, 16, 20, 24})
 """Between two files; 4.3.9: with or without a signature, with sizes of 4 or of 8 bytes."""
 
@@ -53,6 +64,27 @@ def explained() -> Iterator[None]:
         if error.errno != errno.EINVAL:
             raise
         raise BrokenAnswerError("it is no whole zip: its directory is damaged") from None
+
+
+def opened(path: Path) -> zipfile.ZipFile:
+    """Open a zip whose directory fits into memory.
+
+    Raises:
+        BadZipFile: It is none.
+        NotImplementedError: Its directory does not fit.
+    """
+    with path.open("rb") as file:
+        file.seek(-min(_END_BYTES, path.stat().st_size), os.SEEK_END)
+        end = file.read()
+    at = end.rfind(b"PK\x05\x06")
+    if at >= 0 and at + _END.size <= len(end):
+        _, size = _END.unpack_from(end, at)
+        if at >= _LARGE_END.size:
+            large, larger, where = _LARGE_END.unpack_from(end, at - _LARGE_END.size)
+            size = larger if (large, where) == (b"PK\x06\x06", b"PK\x06\x07") else size
+        if size > _MOST_DIRECTORY_BYTES:
+            raise NotImplementedError(f"its directory has {size:,} bytes")
+    return zipfile.ZipFile(path)
 
 
 def files(answer: zipfile.ZipFile) -> list[zipfile.ZipInfo]:

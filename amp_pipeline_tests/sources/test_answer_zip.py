@@ -71,8 +71,25 @@ def test_first_file_may_not_be_told(data: bytes):
     assert answer_zip.first_file(data) is None
 
 
+@pytest.mark.parametrize("count", [40, 70_000])
+@pytest.mark.parametrize("comment", [b"", b"PK of somebody"])
+def test_a_directory_that_does_not_fit_into_memory_is_not_read(
+    place: Path, monkeypatch: pytest.MonkeyPatch, count: int, comment: bytes
+):
+    """Of more than 65,535 files it is written in another form."""
+    with zipfile.ZipFile(place, "w") as answer:
+        answer.comment = comment
+        for number in range(count):
+            answer.writestr(zipfile.ZipInfo(str(number)), b"")
+        monkeypatch.setattr(answer_zip, "_MOST_DIRECTORY_BYTES", 46 * count)
+    with pytest.raises(answer_zip.UnreadableZipError, match="its directory has"):
+        read(place)
+    monkeypatch.setattr(answer_zip, "_MOST_DIRECTORY_BYTES", 64 * count)
+    assert len(read(place)) == count
+
+
 def read(path: Path) -> list[bytes]:
-    with answer_zip.explained(), zipfile.ZipFile(path) as answer:
+    with answer_zip.explained(), answer_zip.opened(path) as answer:
         return [answer.read(info) for info in answer_zip.files(answer)]
 
 
