@@ -140,7 +140,8 @@ class Database(ABC):
     def prepare(self, owner: str) -> None:
         """Make what is not there yet.
 
-        Tables that another version of amp_pipeline made, with other columns, are made anew and loaded again.
+        Tables that another version of amp_pipeline made, with other columns, are made anew and loaded again; so are all
+        where somebody has dropped one.
 
         Args:
             owner: Whose tables they are; a schema holds those of one delivery.
@@ -149,7 +150,7 @@ class Database(ABC):
             LoadError: The schema holds those of another delivery, or tables of these names that no load has made.
         """
         with self.transaction():
-            self._refuse_what_is_of_others()
+            there = self._tables_there()
             if not self.run(_IS_THERE, schema=self.schema):
                 # IF NOT EXISTS would ask for the right to make one also where there is one.
                 self.run("CREATE SCHEMA " + self.names["own"].removesuffix("."))
@@ -161,7 +162,7 @@ class Database(ABC):
                     f"the schema {self.schema} holds the tables of {known['owner']}; load {owner} into another one, by "
                     "--schema"
                 )
-            if known.get("columns") != self._columns:
+            if known.get("columns") != self._columns or not there.issuperset(TABLES):
                 self._make_tables()
                 for what, value in (("owner", owner), ("columns", self._columns)):
                     self.run("DELETE FROM {own}loaded_from WHERE what = {what}", what=what)
@@ -220,8 +221,12 @@ class Database(ABC):
         """Return the foreign key of a join."""
         return f"FOREIGN KEY ({_listed(join.columns)}) REFERENCES {self.name(join.to)} ({_listed(join.key)})"
 
-    def _refuse_what_is_of_others(self) -> None:
-        """Refuse a schema with tables of our names that are not ours: they would be dropped, or written into."""
+    def _tables_there(self) -> set[str]:
+        """Return the tables of the schema.
+
+        Raises:
+            LoadError: Some have our names and are not ours: they would be dropped, or written into.
+        """
         # DuckDB takes User and user for one.
         there = {str(name).lower() for (name,) in self.run(_TABLES_THERE, schema=self.schema)}
         theirs = sorted(there & {*TABLES, *_OWN_TABLES})
@@ -230,6 +235,7 @@ class Database(ABC):
                 f"the schema {self.schema} has tables that no load has made: {', '.join(theirs)}. Nothing was changed; "
                 "load into a schema of its own, by --schema"
             )
+        return there
 
     def _make_tables(self) -> None:
         for name in ("event", *reversed(WHOLE)):

@@ -432,6 +432,22 @@ def test_a_schema_holds_the_tables_of_one_delivery(database: Place, tmp_path: Pa
     assert database.count("event") == 1
 
 
+@pytest.mark.parametrize("name", ["event", "cohort"])
+def test_tables_that_somebody_has_dropped_are_made_anew(database: Place, tmp_path: Path, name: str) -> None:
+    with database.opened() as one:
+        one.prepare(OWNER)
+        put(one, tmp_path, FIRST_HOUR, "a")
+    database.do(
+        *(f"DROP TABLE amp_pipeline.{gone}" for gone in (["user_cohort", name] if name == "cohort" else [name]))
+    )
+    with database.opened() as one:
+        one.prepare(OWNER)
+        assert (one.hours(), one.tables(), one.count(name)) == ({}, {}, 0)
+        put(one, tmp_path, FIRST_HOUR, "a")
+        one.prepare(OWNER)
+        assert one.hours() == {FIRST_HOUR.key: "1"}
+
+
 @pytest.mark.parametrize("name", ["user", "loaded_hours"])
 def test_tables_of_somebody_else_are_left_alone(database: Place, name: str) -> None:
     database.do(
