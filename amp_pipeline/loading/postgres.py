@@ -71,7 +71,8 @@ class Postgres(Database):
         wanted = {"connect_timeout": given.get("connect_timeout", _CONNECT_SECONDS), "client_encoding": "UTF8"}
         try:
             self._connection = psycopg.connect(make_conninfo(address, **wanted), autocommit=True)
-        except psycopg.Error as error:
+        except (psycopg.Error, UnicodeError) as error:
+            # The second where a name can be none of a host, like a..b.
             raise LoadError(f"no connection to PostgreSQL: {self._hidden(str(error))}") from None
         place = self._connection.info
         self.place = f"{place.dbname} at {place.host or 'this machine'}"
@@ -174,7 +175,7 @@ def _read_address(address: str) -> ConnDict:
     place = address.partition("://")[2].partition("?")[0]
     try:
         given = conninfo_to_dict(address)
-    except psycopg.Error:
+    except (psycopg.Error, UnicodeError):
         # Its message quotes the address.
         given = None
     if given is None or "@" in place.partition("@")[2] or "@" in place.partition("/")[2]:

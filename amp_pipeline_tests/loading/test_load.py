@@ -403,6 +403,8 @@ def test_command_that_does_not_know_where_to(one_house: House) -> None:
         ("postgresql://tester:{secret}@/nowhere?host={folder}", 'database "nowhere" does not exist'),
         ("tester:{secret}@somewhere", "the address of the PostgreSQL database can't be read"),
         ("postgresql://tester:{secret}@[::1/db", "the address of the PostgreSQL database can't be read"),
+        ("postgresql://tester:{secret}@a..b/db", "no connection to PostgreSQL: .*label empty or too long"),
+        ("postgresql://tester:{secret}\udcff@b/db", "the address of the PostgreSQL database can't be read"),
         ("postgresql://tester:p@{secret}@127.0.0.1:{port}/db", "the address of the PostgreSQL database can't be read"),
         ("postgresql://tester:1/{secret}@127.0.0.1:{port}/db", "the address of the PostgreSQL database can't be read"),
     ],
