@@ -20,6 +20,7 @@ from amp_pipeline.storage.objects import ObjectStore
 from amp_pipeline.workspace.tables import HourTables, TableFile, TablesStore
 
 _MOST_TRIES = 3
+_SHOWN = 5
 _AT_ONCE = 16
 """Records that are read at the same time."""
 
@@ -66,7 +67,7 @@ def load(
 
     Raises:
         ConfigError: The delivery has no tables.
-        LoadError: The database can't be loaded, or the bucket does not hold what was written.
+        LoadError: The database can't be loaded; or the bucket does not hold all that was written, all else is loaded.
     """
     label = f"{project.slug}.{delivery.name}"
     if not delivery.tables:
@@ -80,6 +81,7 @@ def load(
     database.prepare(f"{organization.id}/{project.id}/{delivery.name}")
     loading.hours([Hour.parse(key) for key in keys])
     loading.tables()
+    loading.tell_what_is_lost()
     return loading.done
 
 
@@ -97,6 +99,7 @@ class _Loading:
         self._database = database
         self._scratch = scratch
         self._tell = tell
+        self._lost: list[str] = []
 
     def hours(self, hours: list[Hour]) -> None:
         loaded = self._database.hours()
@@ -135,7 +138,17 @@ class _Loading:
             self.done.tables = changed
             self._tell(f"tables {', '.join(self.done.tables)} loaded")
             return
-        raise self._gone("the seven tables", "any hour")
+        self._lost.append("the seven tables")
+
+    def tell_what_is_lost(self) -> None:
+        """Raise where the bucket does not hold what was written."""
+        if self._lost:
+            shown = ", ".join(self._lost[:_SHOWN]) + (", …" if len(self._lost) > _SHOWN else "")
+            # Unforced runs look at sizes alone.
+            raise LoadError(
+                f"{self._bucket.url} does not hold what was written of {shown}; all else is loaded. Run the tables of "
+                "these hours, or of any, again, forced (amp-pipeline deliver --force --from … --to …), then load"
+            )
 
     def _on_record(self, hours: list[Hour]) -> Iterator[tuple[Hour, HourTables | None]]:
         """Yield hours with their records, which are read some at a time: of a long history one by one takes minutes."""
@@ -161,7 +174,8 @@ class _Loading:
                 continue
             self._put(hour, record, file, digest)
             return True
-        raise self._gone(hour.key, hour.key)
+        self._lost.append(hour.key)
+        return False
 
     def _put(self, hour: Hour, record: HourTables, file: Path | None, digest: str) -> None:
         self._database.put_hour(hour, file, digest)
@@ -184,10 +198,3 @@ class _Loading:
         if found.hexdigest() != file.sha256:
             raise _ChangedError
         return path
-
-    def _gone(self, what: str, hour: str) -> LoadError:
-        # Unforced runs look at sizes alone.
-        return LoadError(
-            f"{self._bucket.url} does not hold what was written of {what}; run the tables of {hour} again, forced, "
-            "(amp-pipeline deliver --force --from … --to …), then load"
-        )

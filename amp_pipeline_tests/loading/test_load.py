@@ -228,21 +228,30 @@ def test_what_is_being_written_is_left_as_it_was(one_house: House) -> None:
     one_house.assert_loaded()
 
 
-def test_bucket_that_does_not_hold_what_was_written_is_told(one_house: House) -> None:
+def test_bucket_that_does_not_hold_what_was_written_is_told_and_all_else_is_loaded(one_house: House) -> None:
     (file,) = Path(one_house.delivery.url).glob("tables/7/event/date=*/hour=01/event.parquet")
-    data = file.read_bytes()
+    user = file.parents[3] / "user.parquet"
+    data, users = file.read_bytes(), user.read_bytes()
     file.write_bytes(data[:-1] + b"x")
-    with pytest.raises(LoadError, match=r"of 2024-05-06-01:00; run the tables of 2024-05-06-01:00 again, forced"):
+    with pytest.raises(
+        LoadError, match=r"does not hold what was written of 2024-05-06-01:00; all else is loaded\. Run"
+    ):
         one_house.load()
-    assert one_house.place.count("event") == 4
+    assert (one_house.place.count("event"), one_house.place.count("user")) == ((HOURS - 1) * 4, 4)
     file.unlink()
-    with pytest.raises(LoadError, match="does not hold what was written"):
+    one_house.land(2, some_event(2, 0, user_id="new"))
+    one_house.deliver(2)
+    user.write_bytes(users)
+    with pytest.raises(
+        LoadError, match="does not hold what was written of 2024-05-06-01:00, the seven tables; all else"
+    ):
         one_house.load()
+    assert (one_house.place.count("event"), one_house.place.count("user")) == (5, 4)
     file.write_bytes(data[:-1] + b"x")
     one_house.deliver(1, force=True)
-    assert one_house.load().hours == HOURS - 1
+    assert one_house.load().hours == 1
     one_house.assert_loaded()
-    (file.parents[3] / "user.parquet").write_bytes(b"")
+    user.write_bytes(b"")
     one_house.land(1, some_event(1, 0))
     one_house.deliver(1)
     one_house.load()
