@@ -11,7 +11,7 @@ import polars as pl
 
 from amp_pipeline.config import Delivery, Organization, Project
 from amp_pipeline.core import dashboard as known
-from amp_pipeline.core.errors import DeliveryError, ObjectNotFoundError
+from amp_pipeline.core.errors import DeliveryError, ObjectNotFoundError, WorkspaceError
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.layout import ArchiveNames
 from amp_pipeline.core.manifest import Manifest, decode
@@ -263,17 +263,17 @@ class Tables:
             made_of = self._below(level, within)
             try:
                 several = [self.records.summary(level, key, digest) for key, digest in made_of.items() if digest]
-            except ObjectNotFoundError:
-                # Another run has just delivered one of the hours again.
+            except (ObjectNotFoundError, WorkspaceError):
+                # Another run has just delivered one of the hours again; or one is lost.
                 continue
             return merged(several), made_of
-        gone = [key for key, digest in made_of.items() if digest and not self.records.has_summary(level, key, digest)]
+        gone = [key for key, digest in made_of.items() if digest and not self.records.holds_summary(level, key, digest)]
         for key in gone:
             # Or each run would miss them, and no hour would be asked for.
             self.records.forget(level, key)
         raise DeliveryError(
-            f"summaries of {', '.join(gone)} of {self._label} are gone from the workspace; run the tables of "
-            f"{'these hours' if level == 'hours' else 'any hour of each'} again, which makes them anew"
+            f"summaries of {', '.join(gone)} of {self._label} are gone from the workspace, or damaged; run the tables "
+            f"of {'these hours' if level == 'hours' else 'any hour of each'} again, which makes them anew"
             if gone
             else f"summaries of {within or 'months'} of {self._label} keep changing; run its tables again"
         )

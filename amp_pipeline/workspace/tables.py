@@ -156,9 +156,13 @@ class TablesStore(DeliveryStore):
         elif (record := self.hour(Hour.parse(key))) is not None:
             self._put(self._place(level, key), msgspec.structs.replace(record, manifest_sha256="", made_of=None))
 
-    def has_summary(self, level: Level, key: str, digest: str) -> bool:
-        """Tell whether a summary is there; it is not read."""
-        return self.store.head(self._summary(level, key, digest)) is not None
+    def holds_summary(self, level: Level, key: str, digest: str) -> bool:
+        """Tell whether a summary is there as it was written."""
+        try:
+            self.summary(level, key, digest)
+        except (ObjectNotFoundError, WorkspaceError):
+            return False
+        return True
 
     def put_summary(self, level: Level, key: str, summed: Summary) -> str:
         """Write a summary and return its digest."""

@@ -216,8 +216,12 @@ def test_a_delivered_file_that_was_changed_is_told_and_not_read(organization: Or
     assert bucket.head(tables.names.event_table(SIX_HOURS[1])) is None
 
 
-@pytest.mark.parametrize("level", ["hours", "days", "months"])
-def test_a_summary_that_is_gone_is_told_and_made_again(organization: Organization, tmp_path: Path, level: str) -> None:
+@pytest.mark.parametrize(
+    ("level", "lost"), [("hours", "gone"), ("days", "gone"), ("months", "gone"), ("days", "changed")]
+)
+def test_a_summary_that_is_lost_is_told_and_made_again(
+    organization: Organization, tmp_path: Path, level: str, lost: str
+) -> None:
     organization = with_tables(organization, "all")
     stores = Stores(organization)
     hours = [*SIX_HOURS, FIRST_HOUR + 30, FIRST_HOUR + 800]
@@ -230,9 +234,12 @@ def test_a_summary_that_is_gone_is_told_and_made_again(organization: Organizatio
     gone = [info.name for info in workspace.find("") if f"/tables/{level}/" in info.name and "summary" in info.name]
     assert len(gone) > 1
     for name in gone:
-        workspace.delete(name)
+        if lost == "gone":
+            workspace.delete(name)
+        else:
+            workspace.put(name, bytes(len(workspace.get(name))))
     put(tmp_path / "landing", object_name(SIX_HOURS[4], 1), event(4 * HOUR_US + 5, uuid="new"))
-    with pytest.raises(DeliveryError, match="are gone from the workspace; run the tables of"):
+    with pytest.raises(DeliveryError, match="are gone from the workspace, or damaged; run the tables of"):
         run(organization, SIX_HOURS[4:5], stores)
     settle(organization, hours, stores)
     never = Stores(organization)
