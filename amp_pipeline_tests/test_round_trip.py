@@ -98,6 +98,9 @@ def lines(bucket: Path) -> dict[str, tuple[int, str]]:
 
 def asked_hours(path: str) -> int:
     asked = parse_qs(urlsplit(path).query)
+    if not asked:
+        # Whether this is an Export API at all.
+        return 0
     first, last = (asked[name][0] for name in ("start", "end"))
     return (int(last[6:8]) - int(first[6:8])) * 24 + int(last[9:]) - int(first[9:]) + 1
 
