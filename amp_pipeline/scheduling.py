@@ -191,7 +191,8 @@ class Scheduler:
         for hour in between(max(start, self._project.first_hour), min(start + 23, last)):
             entry = known.entry(hour)
             content = self._content(hour)
-            if content and entry.settled == content and not entry.doubt:
+            # What was asked for since may have been delivered, and taken away again.
+            if content and entry.settled == content and not entry.doubt and not entry.content:
                 continue
             if hour in self._running.hours:
                 tick.running += 1

@@ -119,6 +119,21 @@ def test_late_data_is_asked_for_with_the_hours_that_it_touches_and_no_others(tmp
     assert buckets(trial.organization, trial.stores) == trial.clean_run()
 
 
+def test_late_data_that_is_taken_away_before_it_was_seen_delivered_is_not_taken_for_done(tmp_path: Path):
+    trial = Trial(tmp_path)
+    trial.land(FIRST_HOUR, click(1, "a"))
+    trial.now = (FIRST_HOUR + 1).start + timedelta(hours=1)
+    trial.until_quiet()
+    trial.land(FIRST_HOUR, click(2, "b"), number=1)
+    trial.tick()
+    assert [run.failures for run in trial.work()] == [{}]
+    (tmp_path / "landing" / object_name(FIRST_HOUR, 1)).unlink()
+    trial.now += timedelta(minutes=1)
+    trial.tick()
+    (failures,) = [run.failures for run in trial.work()]
+    assert "has vanished" in failures["raw_events", FIRST_HOUR]
+
+
 def test_strays_are_asked_for_with_the_hour_that_they_belong_to(tmp_path: Path):
     trial = Trial(tmp_path)
     trial.land(ZERO, click(1))
