@@ -267,10 +267,44 @@ def test_accept_refuses_what_is_no_name_of_an_event_object(small: Path) -> None:
     assert f"is no name of an event object of shop; name it relative to {small}/landing" in found.output
 
 
-def test_accept_of_what_is_gone_says_so(small: Path) -> None:
-    found = amp(small, "accept", "--project", "shop", "187520/187520_2024-05-08_10#9.json.gz")
-    assert found.exit_code == 0
-    assert found.output.endswith("as gone; deliver its hour again\n")
+def read_landing(folder: Path, key: str) -> None:
+    ((organization),) = config_files.read(folder / "defs.yaml", {})
+    OrganizationRun(organization).projects["shop"].raw.land(Hour.parse(key))
+
+
+def acceptances(folder: Path) -> list[Path]:
+    return sorted((folder / "workspace").rglob("accepted/*"))
+
+
+def test_accept_of_what_is_gone_says_so_and_says_it_again(small: Path) -> None:
+    read_landing(small, "2024-05-08-10:00")
+    (small / "landing" / DAMAGED).unlink()
+    for _ in range(2):
+        found = amp(small, "accept", "--project", "shop", DAMAGED)
+        assert found.exit_code == 0, found.output
+        assert found.output == f"accepted {small}/landing/{DAMAGED} as gone; deliver its hour again\n"
+    assert len(acceptances(small)) == 1
+
+
+def test_accept_refuses_what_never_was_there_and_names_what_is_missing(small: Path) -> None:
+    never = "187520/187520_2024-05-08_10#9.json.gz"
+    missing = f"{small}/landing/{DAMAGED}"
+    found = amp(small, "accept", "--project", "shop", never)
+    assert found.exit_code == 1
+    said = f"Error: {small}/landing/{never} is not there, and was never read in hour 2024-05-08-10:00; "
+    assert found.output == f"{said}nothing that was read in it is missing\n"
+    read_landing(small, "2024-05-08-10:00")
+    (small / "landing" / DAMAGED).unlink()
+    found = amp(small, "accept", "--project", "shop", never)
+    assert (found.exit_code, found.output) == (1, f"{said}missing of it: {missing}\n")
+    assert acceptances(small) == []
+
+
+def test_accept_refuses_what_is_whole(small: Path) -> None:
+    found = amp(small, "accept", "--project", "shop", DAMAGED)
+    assert found.exit_code == 1
+    assert found.output == f"Error: {small}/landing/{DAMAGED} is not damaged; there is nothing to accept\n"
+    assert acceptances(small) == []
 
 
 def test_accept_needs_a_project_and_an_object(small: Path) -> None:

@@ -98,16 +98,32 @@ def accept(slug: str, landing_object: str) -> None:
 
 
 def _digest_of(run: ProjectRun, name: str) -> str:
-    if run.project.events_pattern.hour_of(name) is None:
+    """Return the digest of a damaged landing object; "" of one that has vanished.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    source = run.raw.source
+    hour = run.project.events_pattern.hour_of(name)
+    if hour is None:
         raise ConfigError(
-            f"{name!r} is no name of an event object of {run.project.slug}; name it relative to {run.raw.source.url}"
+            f"{name!r} is no name of an event object of {run.project.slug}; name it relative to {source.url}"
         )
-    if run.raw.source.head(name) is None:
-        return ""
-    reader = ObjectReader(run.raw.source, name)
-    for _ in reader.blocks():
-        pass
-    return reader.sha256
+    if source.head(name) is not None:
+        reader = ObjectReader(source, name)
+        for _ in reader.blocks():
+            pass
+        if reader.damage is None:
+            raise ConfigError(f"{source.uri(name)} is not damaged; there is nothing to accept")
+        return reader.sha256
+    missing = run.raw.landed.missing(hour)
+    if name not in missing and not run.workspace.accepted(name, ""):
+        shown = ", ".join(map(source.uri, missing))
+        raise ConfigError(
+            f"{source.uri(name)} is not there, and was never read in hour {hour}; "
+            + (f"missing of it: {shown}" if shown else "nothing that was read in it is missing")
+        )
+    return ""
 
 
 @click.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 
 from amp_pipeline.config import Project
 from amp_pipeline.core.errors import AmpError, FrozenHourError, LandingError
@@ -89,9 +89,8 @@ class Landed:
             LandingError: Some of it is gone.
             FrozenHourError: All of it is gone, and strays would change the hour.
         """
-        had = {item.object for item in record.inputs if not item.stray_file}
         have = {name for name, stray_file, _ in inputs if not stray_file}
-        gone = sorted(name for name in had - have if not self._workspace.accepted(name, ""))
+        gone = self._gone(record, have)
         if not gone:
             return False
         if have:
@@ -106,6 +105,15 @@ class Landed:
                 f"({self._source.uri(gone[0])}, …); put them back and run the hour again"
             )
         return True
+
+    def missing(self, hour: Hour) -> Sequence[str]:
+        """Return the names of objects that were read of an hour, are gone, and were not accepted as gone."""
+        record = self._workspace.raw(hour)
+        return self._gone(record, {info.name for info in self.objects(hour)}) if record is not None else []
+
+    def _gone(self, record: RawRecord, have: Set[str]) -> list[str]:
+        had = {item.object for item in record.inputs if not item.stray_file}
+        return sorted(name for name in had - have if not self._workspace.accepted(name, ""))
 
     def forget_strays(self, day: str) -> None:
         """List the strays to a day anew the next time."""
