@@ -15,7 +15,6 @@ from typing import NamedTuple, TypeVar
 
 from amp_pipeline.alerting import LANDING, Subject
 from amp_pipeline.config import Delivery
-from amp_pipeline.core.alerts import Problem
 from amp_pipeline.core.due import FIRST, MOST_ATTEMPTS, is_ready
 from amp_pipeline.core.errors import AmpError
 from amp_pipeline.core.hours import Hour
@@ -23,6 +22,7 @@ from amp_pipeline.core.volume import Volume
 from amp_pipeline.run import OrganizationRun, ProjectRun
 from amp_pipeline.workspace.alerts import AlertStore
 from amp_pipeline.workspace.ledger import Entry, Ledger, Schedule
+from amp_pipeline.workspace.pulls import TroubleStore
 
 MOST_READ = 1000
 """Hours of a project whose records are read, the newest first, if not told otherwise: six weeks."""
@@ -194,13 +194,20 @@ class Evidence:
         entry = self.open.get(hour)
         return entry is not None and entry.attempt >= MOST_ATTEMPTS and not waits_for_bucket
 
-    def problem(self, delivery: Delivery) -> tuple[str, Problem | None]:
-        """Return what is wrong with the ``bucket`` of a delivery, or with the ``source``, and which of them it is."""
+    def problem(self, delivery: Delivery) -> tuple[str, str, datetime | None]:
+        """Return whether the ``bucket`` of a delivery or the ``source`` is in trouble, which, and since when.
+
+        Empty texts and None where neither is known to be.
+        """
         for where, state in (("bucket", self.states[delivery.name]), ("source", self._landing)):
             problem = state.problem
             if problem is not None and problem.trouble.source == "access" and problem.fine_since is None:
-                return where, problem
-        return "", None
+                return where, problem.trouble.summary, problem.since
+        # What a run was told by the source, before the next tick of the sensor that tells people.
+        trouble = TroubleStore(self.run.workspace, self.run.organization.id, self.project.id).load()
+        if trouble is not None:
+            return "source", trouble.summary, datetime.fromtimestamp(trouble.since, UTC)
+        return "", "", None
 
     def earlier_settings(self, delivery: Delivery) -> set[Hour]:
         """Return the hours that were delivered under other settings than today's; reads the state of each hour."""

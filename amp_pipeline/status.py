@@ -201,7 +201,7 @@ def _delivery(
     waiting = (evidence.deduped & ended) - delivered - missed - failed.keys()
     nothing = ended - delivered - evidence.deduped - missed - failed.keys()
     unready = {hour for hour in _newest_first(nothing, project, now) if not evidence.is_ready(hour)}
-    where, problem = evidence.problem(delivery)
+    where, problem, since = evidence.problem(delivery)
     earlier = evidence.earlier_settings(delivery) & ended if settings else None
     return DeliveryStatus(
         *about,
@@ -215,9 +215,9 @@ def _delivery(
         missed=tuple(sorted(missed)),
         in_flight=None if in_flight is None else _of_delivery(in_flight, subject, first),
         next=_next(project, min(unready, default=max(end + 1, first))),
-        problem=problem.trouble.summary if problem else "",
+        problem=problem,
         problem_is_of=where,
-        problem_since=problem.since if problem else None,
+        problem_since=since,
         earlier_settings=None if earlier is None else tuple(sorted(earlier)),
     )
 

@@ -17,6 +17,8 @@ from amp_pipeline.run import OrganizationRun, ProjectRun
 from amp_pipeline.status import DeliveryStatus, InFlight, ProjectStatus, gather
 from amp_pipeline.workspace.alerts import AlertStore
 from amp_pipeline.workspace.ledger import Entry, Ledger, Schedule, Schedules
+from amp_pipeline.workspace.pulls import Trouble as SourceTrouble
+from amp_pipeline.workspace.pulls import TroubleStore
 from amp_pipeline.workspace.store import ProjectStore
 from amp_pipeline_tests import builders
 from amp_pipeline_tests.builders import BY, FIRST_HOUR, HOUR_US, all_events, event, object_name, purchases, put
@@ -364,6 +366,16 @@ def test_an_open_problem_with_the_bucket_or_the_landing_is_told(trial: Trial):
     assert trial.status().problem == ""
     alerting.saw(trial.subject("landing"), Trouble(source="access", kind="landing", summary="the landing is not there"))
     assert trial.status("purchases").problem == "the landing is not there"
+
+
+def test_what_a_run_was_told_by_a_source_is_told_before_the_sensor_knows(trial: Trial):
+    troubles = TroubleStore(OrganizationRun(trial.organization, trial.stores).workspace, trial.organization.id, 7)
+    at = trial.now.timestamp()
+    troubles.save(SourceTrouble(kind="credentials", summary="the keys are wrong", advice="", since=at, tried=at))
+    status = trial.status()
+    assert (status.problem, status.problem_is_of, status.problem_since) == ("the keys are wrong", "source", trial.now)
+    troubles.save(None)
+    assert trial.status().problem == ""
 
 
 def test_neither_landing_nor_buckets_need_be_there(trial: Trial, tmp_path: Path):

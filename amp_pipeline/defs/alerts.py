@@ -95,20 +95,21 @@ def alert_sensors(
     """Return the sensors that tell people what goes wrong.
 
     They run by themselves where the organization names anybody to be told, so that nobody has to think of a second
-    switch; where it names nobody they wait to be switched on, as each try writes to the buckets.
+    switch. Where it names nobody, the one that tries buckets waits to be switched on, as each try writes to them; the
+    other one takes down why hours failed, for ``amp-pipeline status``.
     """
     late: _Late = {}
-    running = dg.DefaultSensorStatus.RUNNING if anybody_is_told(organization) else dg.DefaultSensorStatus.STOPPED
     return [
-        _access_alerts(organization, running, probe, send, now, late),
-        _run_alerts(organization, running, probe, send, now, late),
+        _access_alerts(organization, probe, send, now, late),
+        _run_alerts(organization, probe, send, now, late),
     ]
 
 
 def _access_alerts(
-    organization: Organization, running: dg.DefaultSensorStatus, probe: Probe, send: Send, now: clock.Now, late: _Late
+    organization: Organization, probe: Probe, send: Send, now: clock.Now, late: _Late
 ) -> dg.SensorDefinition:
     every = organization.alerts.every
+    running = dg.DefaultSensorStatus.RUNNING if anybody_is_told(organization) else dg.DefaultSensorStatus.STOPPED
 
     @dg.sensor(
         name=access_sensor_name(organization),
@@ -187,16 +188,19 @@ def _result(future: Future[_Result], seconds: float) -> _Result | str:
 
 
 def _run_alerts(
-    organization: Organization, running: dg.DefaultSensorStatus, probe: Probe, send: Send, now: clock.Now, late: _Late
+    organization: Organization, probe: Probe, send: Send, now: clock.Now, late: _Late
 ) -> dg.SensorDefinition:
     subjects = _by_op(organization)
+    # Each try writes to a bucket: only where it is to be told whether that is why.
+    tries = anybody_is_told(organization)
 
     @dg.run_failure_sensor(
         name=run_sensor_name(organization),
-        default_status=running,
+        default_status=dg.DefaultSensorStatus.RUNNING,
         # Runs of `amp-pipeline deliver` belong to no code location.
         monitor_all_code_locations=True,
-        description="Tells people of hours that failed in a run, once for each delivery or asset until they are done.",
+        description="Tells people of hours that failed in a run, once for each delivery or asset until they are done, "
+        "and `amp-pipeline status` why they did.",
     )
     def run_alerts(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
         failed = _failed(context, subjects)
@@ -210,7 +214,7 @@ def _run_alerts(
 
         def tell(subject: Subject) -> dict[str, str]:
             def tried() -> Trouble | None:
-                return trouble_of(_tried(organization, subject, probe)) if subject.delivery else None
+                return trouble_of(_tried(organization, subject, probe)) if subject.delivery and tries else None
 
             try:
                 return Alerting(organization, _memory(organization), now(), send).failed(subject, left[subject], tried)

@@ -19,6 +19,8 @@ from amp_pipeline.core.access import Outcome
 from amp_pipeline.defs.alerts import CHECK, Probe, alert_sensors, bucket_checks
 from amp_pipeline.defs.assets import organization_assets
 from amp_pipeline.defs.watching import trouble_of_dagster
+from amp_pipeline.run import OrganizationRun
+from amp_pipeline.status import gather
 from amp_pipeline.storage.probe import probe
 from amp_pipeline_tests import builders
 from amp_pipeline_tests.builders import event, object_name, put, put_bytes
@@ -328,6 +330,29 @@ def test_hours_that_fail_are_told_once_until_they_are_done(house: House) -> None
     assert len(house.box.mails) == 2
 
 
+def test_where_nobody_is_told_why_hours_failed_is_known_to_status_and_no_bucket_is_tried(house: House) -> None:
+    nobody = [{"name": name, "url": str(house.folder / name)} for name in ("all", "purchases")]
+    project = {"last_hour": (FIRST + 2).key, "source": {"url": str(house.folder / "landing")}, "deliveries": nobody}
+    house.organization = builders.organization(house.folder, house.folder / "landing", projects=[project])
+
+    def untried(*_: Any) -> Outcome:
+        raise AssertionError("a bucket was tried")
+
+    house.tick("house_run_alerts", probe=untried)
+    assert house.run(hours=3).success
+    damage(house)
+    for _ in range(2):
+        house.now = datetime.now(UTC)
+        house.run(hours=3)
+        house.tick("house_run_alerts", probe=untried)
+    for delivery in gather(OrganizationRun(house.organization), house.now)[0].deliveries:
+        (failure,) = delivery.failed
+        assert failure.hours == (FIRST + 1,)
+        assert "is truncated" in failure.what or "is corrupt" in failure.what
+        assert "amp-pipeline accept" in failure.what
+    assert house.box.mails == []
+
+
 def test_runs_that_fail_by_a_bucket_are_told_as_that_and_once(house: House) -> None:
     assert house.run(hours=3).success
     house.tick("house_run_alerts")
@@ -397,7 +422,10 @@ def test_a_bug_is_told_by_its_name_alone(house: House, monkeypatch: pytest.Monke
 def test_sensors_run_by_themselves_where_anybody_is_told(house: House) -> None:
     assert {sensor.default_status for sensor in alert_sensors(house.organization)} == {dg.DefaultSensorStatus.RUNNING}
     nobody = builders.organization(house.folder, house.folder / "landing")
-    assert {sensor.default_status for sensor in alert_sensors(nobody)} == {dg.DefaultSensorStatus.STOPPED}
+    assert {sensor.name: sensor.default_status for sensor in alert_sensors(nobody)} == {
+        "house_access_alerts": dg.DefaultSensorStatus.STOPPED,
+        "house_run_alerts": dg.DefaultSensorStatus.RUNNING,
+    }
     assert alert_sensors(house.organization)[0].minimum_interval_seconds == 900
 
 
