@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import NamedTuple, Protocol
@@ -49,11 +48,10 @@ class Stale(NamedTuple):
 
     hour: Hour
     why: str
-
-    @property
-    def was_done(self) -> bool:
-        """Whether the hour had run before."""
-        return self.why != _NEVER_RUN
+    was_done: bool = True
+    """Whether the hour had run before."""
+    is_trouble: bool = False
+    """Whether running again is not enough: something has to be mended first."""
 
 
 class ProjectRun:
@@ -130,33 +128,40 @@ class ProjectRun:
 
         Those that never ran, that changed, that late data touches, or that are not delivered as they are on record.
         """
-        asked = self._landed(hours)
+        landed = self._landed(hours)
         deliveries = [(self.archive(delivery), delivery) for delivery in self.project.deliveries if delivery.enabled]
-        for hour in asked:
-            if why := self._judged(hour, deliveries):
-                yield Stale(hour, why)
+        for hour, trouble in landed.items():
+            if found := self._judged(hour, deliveries, trouble):
+                yield found
 
     def stale_events(self, hours: Iterable[Hour]) -> Iterator[Stale]:
         """Yield the hours whose deduplicated events have to be made again, deliveries aside."""
-        for hour in self._landed(hours):
-            if why := self._judged(hour, []):
-                yield Stale(hour, why)
+        for hour, trouble in self._landed(hours).items():
+            if found := self._judged(hour, [], trouble):
+                yield found
 
-    def _landed(self, hours: Iterable[Hour]) -> list[Hour]:
-        """Return ``hours``, all of them landed before any is judged: each may hold strays of any other."""
-        asked = list(hours)
+    def _landed(self, hours: Iterable[Hour]) -> dict[Hour, str]:
+        """Return ``hours``, and why the landing of one can't be used; "" where it can.
+
+        All of them are landed before any is judged: each may hold strays of any other.
+        """
+        asked = dict.fromkeys(hours, "")
         for hour in asked:
-            # An hour whose landing can't be used is judged as such.
-            with suppress(AmpError):
+            try:
                 if self.raw.has_landed(hour):
                     self.raw.land(hour)
+            except AmpError as error:
+                asked[hour] = str(error)
         return asked
 
-    def _judged(self, hour: Hour, deliveries: list[tuple[Archive, Delivery]]) -> str:
+    def _judged(self, hour: Hour, deliveries: list[tuple[Archive, Delivery]], trouble: str) -> Stale | None:
         try:
-            return self._why_stale(hour, deliveries)
+            why = self._why_stale(hour, deliveries)
         except AmpError as error:
-            return str(error)
+            return Stale(hour, str(error), is_trouble=True)
+        if not why:
+            return None
+        return Stale(hour, trouble or why, was_done=why != _NEVER_RUN, is_trouble=bool(trouble))
 
     def _why_stale(self, hour: Hour, deliveries: list[tuple[Archive, Delivery]]) -> str:
         record = self.workspace.deduped(hour)

@@ -203,9 +203,30 @@ def test_forcing_delivers_again_what_has_not_changed(small: Path, home: Path) ->
 def test_hours_that_never_ran_are_stale(small: Path) -> None:
     found = amp(small, "stale", "--project", "shop", "--to", "2024-05-08-10:00")
     assert found.exit_code == 0
-    said = [line.split("  ") for line in found.output.splitlines()]
-    assert [(slug, hour) for slug, hour, _ in said] == [("shop", "2024-05-08-09:00"), ("shop", "2024-05-08-10:00")]
-    assert all(why.startswith("never run") for _, _, why in said)
+    assert found.output == "shop  2024-05-08-09:00 to 2024-05-08-10:00  never run to its end\n"
+
+
+def test_stale_says_first_what_has_to_be_mended(small: Path) -> None:
+    ((organization),) = config_files.read(small / "defs.yaml", {})
+    run = OrganizationRun(organization).projects["shop"]
+    for key in ("2024-05-08-10:00", "2024-05-08-11:00"):
+        run.deduped.dedupe(Hour.parse(key))
+    path = small / "landing" / DAMAGED.replace("_10#", "_11#")
+    path.write_bytes(path.read_bytes()[:-20])
+    found = amp(small, "stale")
+    lines = [line.split("  ") for line in found.output.splitlines()]
+    assert [hours for _, hours, _ in lines] == ["2024-05-08-11:00", "2024-05-08-10:00", "2024-05-08-09:00"]
+    assert f"amp-pipeline accept --project shop '187520/{path.name}'" in lines[0][2]
+
+
+def test_hours_that_fail_for_the_same_reason_are_one_line(small: Path, home: Path) -> None:
+    shutil.move(small / "landing", small / "elsewhere")
+    found = amp_process(small, "deliver", home=home)
+    assert found.returncode == 1
+    assert re.findall(r"^    2024-.*$", found.stdout, re.MULTILINE) == [
+        f"    2024-05-08-09:00 to 2024-05-08-11:00: the landing {small}/landing is not there; check the source's url, "
+        "or mount it"
+    ]
 
 
 def test_the_audit_of_hours_that_were_never_delivered_ends_in_exit_1(small: Path) -> None:

@@ -9,7 +9,8 @@ from amp_pipeline import clock
 from amp_pipeline.audit import HourAudit, audit
 from amp_pipeline.cli.asking import chosen, finished, hours_range, need_dagster_home, says_what_is_wrong
 from amp_pipeline.core.errors import ConfigError
-from amp_pipeline.core.hours import Hour
+from amp_pipeline.core.hours import Hour, ranges
+from amp_pipeline.core.wording import counted, span
 from amp_pipeline.reconciliation import looked, mark
 from amp_pipeline.run import OrganizationRun, ProjectRun, waiting_hours
 from amp_pipeline.sources.landing import ObjectReader
@@ -37,9 +38,8 @@ def deliver(slug: str | None, first: Hour | None, last: Hour | None, force: bool
     with dg.DagsterInstance.get() as instance:
         for organization, project in chosen(slug):
             hours = finished(project, first, last)
-            click.echo(
-                f"{project.slug}: {len(hours)} hours to {', '.join(d.name for d in project.deliveries if d.enabled)}"
-            )
+            names = ", ".join(delivery.name for delivery in project.deliveries if delivery.enabled)
+            click.echo(f"{project.slug}: {counted(len(hours), 'hour')} to {names}")
             failed += len(Delivering(defs, instance, organization, click.echo).deliver(project, hours, force=force))
     sys.exit(1 if failed else 0)
 
@@ -48,11 +48,19 @@ def deliver(slug: str | None, first: Hour | None, last: Hour | None, force: bool
 @hours_range
 @says_what_is_wrong
 def stale(slug: str | None, first: Hour | None, last: Hour | None) -> None:
-    """Name the hours that have to run again, and why: late data, changed settings, never run."""
+    """Name the hours that have to run again, and why: late data, changed settings, never run.
+
+    Hours that follow each other for the same reason are one line. First comes what has to be mended, last what never
+    ran.
+    """
     for organization, project in chosen(slug):
         run = OrganizationRun(organization).projects[project.slug]
-        for hour, why in run.stale(finished(project, first, last)):
-            click.echo(f"{project.slug}  {hour}  {why}")
+        by_reason: dict[tuple[bool, bool, str], list[Hour]] = {}
+        for found in run.stale(finished(project, first, last)):
+            by_reason.setdefault((not found.is_trouble, not found.was_done, found.why), []).append(found.hour)
+        lines = [(rank, hours, why) for (*rank, why), every in by_reason.items() for hours in ranges(every)]
+        for _, hours, why in sorted(lines):
+            click.echo(f"{project.slug}  {span(*hours)}  {why}")
 
 
 @click.command(name="audit")
@@ -68,7 +76,7 @@ def audit_command(slug: str | None, first: Hour | None, last: Hour | None, all_h
     broken = 0
     for organization, project in chosen(slug):
         hours = finished(project, first, last)
-        click.echo(f"{project.slug}: audit of {len(hours)} hours")
+        click.echo(f"{project.slug}: audit of {counted(len(hours), 'hour')}")
         found = list(audit(organization, project, hours))
         broken += _print_audit(found, all_hours=all_hours)
         if repair:
@@ -141,9 +149,9 @@ def waiting(slug: str | None) -> None:
             if delivery.enabled:
                 hours = waiting_hours(run, delivery)
                 waits += len(hours)
-                click.echo(f"{project.slug}  {delivery.name}  {len(hours)} hours wait")
-                for hour in hours:
-                    click.echo(f"  {hour}")
+                click.echo(f"{project.slug}  {delivery.name}  {counted(len(hours), 'hour waits', 'hours wait')}")
+                for spanned in ranges(hours):
+                    click.echo(f"  {span(*spanned)}")
     sys.exit(1 if waits else 0)
 
 
@@ -166,13 +174,16 @@ def _print_audit(found: list[HourAudit], *, all_hours: bool) -> int:
     for delivery in sorted(deliveries):
         mine = [item for item in found if item.delivery == delivery]
         totals = "  ".join(f"{sum(getattr(item, name) for item in mine):>11,}" for name in _COLUMNS)
-        click.echo(f"{'all hours':16}  {delivery:{width}}  {totals}  {len(mine)} hours")
+        click.echo(f"{'all hours':16}  {delivery:{width}}  {totals}  {counted(len(mine), 'hour')}")
     if quiet and not all_hours:
         click.echo(
-            f"{quiet} empty hours of deliveries are as they should be and are not shown (--all-hours shows them)"
+            f"{counted(quiet, 'empty hour of deliveries is', 'empty hours of deliveries are')} as they should be and "
+            "not shown (--all-hours shows them)"
         )
     laws = sorted({finding.law for item in bad for finding in item.findings})
     click.echo(
-        "every law holds" if not bad else f"{len(bad)} hours are not as they should be; broken: {'; '.join(laws)}"
+        f"{counted(len(bad), 'hour is', 'hours are')} not as they should be; broken: {'; '.join(laws)}"
+        if bad
+        else "every law holds"
     )
     return len(bad)

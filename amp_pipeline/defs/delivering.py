@@ -12,6 +12,7 @@ import dagster as dg
 
 from amp_pipeline.config import Delivery, Organization, Project
 from amp_pipeline.core.hours import Hour
+from amp_pipeline.core.wording import ranged
 from amp_pipeline.defs.assets import (
     HOURS_A_RUN,
     deduped_events_key,
@@ -29,6 +30,7 @@ MOST_ROUNDS = 10
 """How often hours that late data touched may touch others before we stop and say so."""
 
 _SHOWN = 6
+"""Ranges of hours in a line of progress."""
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -63,15 +65,15 @@ class Delivering:
             again = self._to_do(project, hours, failed)
             if not again:
                 return failed
-            for why, hours_again in _by_reason(again).items():
-                self._say(f"  again, {why}: {_listed(hours_again)}")
+            for why, hours_again in _by_reason({found.hour: found.why for found in again}).items():
+                self._say(f"  again, {why}: {ranged(hours_again, _SHOWN)}")
             failed |= self._run(project, [found.hour for found in again])
         left = {
             found.hour: f"{found.why}, still after {MOST_ROUNDS} rounds"
             for found in self._to_do(project, hours, failed)
         }
-        for why, hours_left in _by_reason([Stale(hour, why) for hour, why in left.items()]).items():
-            self._say(f"  left, {why}: {_listed(hours_left)}")
+        for why, hours_left in _by_reason(left).items():
+            self._say(f"  left, {why}: {ranged(hours_left, _SHOWN)}")
         return failed | left
 
     def again(
@@ -97,8 +99,8 @@ class Delivering:
         ]
         for what, keys, hours in stages:
             for group in _together(sorted(hours)):
-                for hour, why in self._run_assets(keys, group, force=False).items():
-                    self._say(f"  {what} of {hour} stand as they are on record: {why}")
+                for why, bad in _by_reason(self._run_assets(keys, group, force=False)).items():
+                    self._say(f"  {what} of {ranged(bad, _SHOWN)} stand as they are on record: {why}")
         failed: dict[Hour, str] = {}
         for delivery in project.deliveries:
             hours = sorted(deliveries.get(delivery.name, ()))
@@ -131,8 +133,8 @@ class Delivering:
             failed |= bad
             outcome = f"{len(bad)} failed in some asset" if bad else "delivered"
             self._say(f"  {group[0]} to {group[-1]}  {outcome}  ({done} of {len(hours)} hours)")
-            for hour, what in bad.items():
-                self._say(f"    {hour}: {what}")
+            for what, hours_bad in _by_reason(bad).items():
+                self._say(f"    {ranged(hours_bad)}: {what}")
         return failed
 
     def _run_assets(self, keys: Sequence[dg.AssetKey], hours: Sequence[Hour], *, force: bool) -> dict[Hour, str]:
@@ -188,15 +190,11 @@ def _delivery_keys(project: Project, delivery: Delivery) -> list[dg.AssetKey]:
     return [*delivery_keys(project, delivery).values(), *tables_keys(project, delivery)]
 
 
-def _by_reason(stale: Sequence[Stale]) -> dict[str, list[Hour]]:
+def _by_reason(reasons: Mapping[Hour, str]) -> dict[str, list[Hour]]:
     by_reason: dict[str, list[Hour]] = {}
-    for found in stale:
-        by_reason.setdefault(found.why, []).append(found.hour)
+    for hour, why in reasons.items():
+        by_reason.setdefault(why, []).append(hour)
     return by_reason
-
-
-def _listed(hours: Sequence[Hour]) -> str:
-    return ", ".join(map(str, hours)) if len(hours) <= _SHOWN else f"{len(hours)} hours from {hours[0]} to {hours[-1]}"
 
 
 def _together(hours: Sequence[Hour]) -> list[list[Hour]]:
