@@ -1,5 +1,6 @@
 """The command that loads the tables of a delivery into a database."""
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,10 +10,13 @@ from click.core import ParameterSource
 from amp_pipeline.cli.asking import chosen, says_what_is_wrong
 from amp_pipeline.core.errors import ConfigError
 from amp_pipeline.core.tables import TABLES
+from amp_pipeline.core.wording import counted, ranged
 from amp_pipeline.loading.database import Database
 from amp_pipeline.loading.load import load as load_tables
 from amp_pipeline.storage.scratch import scratch
 from amp_pipeline.storage.urls import open_store
+
+_SHOWN = 5
 
 
 @click.command()
@@ -29,12 +33,16 @@ from amp_pipeline.storage.urls import open_store
     "PGPASSWORD, a file named by PGPASSFILE, or all of the address in AMP_PIPELINE_POSTGRES.",
 )
 @click.option("--schema", default="amp_pipeline", show_default=True, help="Schema of the tables.")
+@click.option("--partial", is_flag=True, help="Be content with what there are tables of: exit status 0 even so.")
 @click.option("--verbose", is_flag=True, help="Say each hour that was loaded.")
 @says_what_is_wrong
-def load(slug: str, name: str, file: Path | None, address: str | None, schema: str, *, verbose: bool) -> None:
+def load(
+    slug: str, name: str, file: Path | None, address: str | None, schema: str, *, partial: bool, verbose: bool
+) -> None:
     """Load the tables of a delivery into DuckDB or PostgreSQL: what has changed since the last time.
 
-    Killed at any time, or run again: the database is as before, or as the next run makes it.
+    Killed at any time, or run again: the database is as before, or as the next run makes it. Exit status 1 where the
+    tables are not yet made of all that was delivered; what there is is loaded even so.
     """
     ((organization, project),) = chosen(slug)
     deliveries = {delivery.name: delivery for delivery in project.deliveries}
@@ -61,14 +69,21 @@ def load(slug: str, name: str, file: Path | None, address: str | None, schema: s
             repeats = database.count("event_repeat")
         finally:
             database.close()
-    hours = f"{done.hours:,} hours loaded, {done.removed:,} removed, {done.same:,} as they were"
+    hours = f"{counted(done.hours, 'hour')} loaded, {done.removed:,} removed, {done.same:,} as they were"
     click.echo(f"{slug}.{name}: {hours}; {len(done.tables)} of 7 tables changed")
     click.echo("  " + ", ".join(f"{table} {count:,}" for table, count in counts.items()))
     if repeats:
-        click.echo(f"  {repeats:,} rows have a uuid of an earlier hour and are in event_repeat alone")
+        has = counted(
+            repeats, "row has a uuid of an earlier hour and is", "rows have a uuid of an earlier hour and are"
+        )
+        click.echo(f"  {has} in event_repeat alone")
     if done.unready:
-        shown = ", ".join(done.unready[:5]) + (", …" if len(done.unready) > 5 else "")
+        shown = ", ".join(done.unready[:_SHOWN]) + (", …" if len(done.unready) > _SHOWN else "")
         click.echo(f"  not ready, load again later: {shown}")
+    if done.without:
+        have = counted(len(done.without), "delivered hour has", "delivered hours have")
+        click.echo(f"  {have} no tables yet, load again once they are made: {ranged(done.without, _SHOWN)}")
+    sys.exit(1 if (done.unready or done.without) and not partial else 0)
 
 
 def _opened(file: Path | None, address: str | None, schema: str, memory: int, folder: Path) -> Database:

@@ -41,6 +41,8 @@ class Loaded:
     """Loaded, of the seven that are replaced whole."""
     unready: list[str] = field(default_factory=list[str])
     """Hours and tables that a run is just writing; they are as they were."""
+    without: list[Hour] = field(default_factory=list[Hour])
+    """Delivered hours of which there are no tables yet."""
 
 
 def load(
@@ -82,6 +84,8 @@ def load(
     loading.hours([Hour.parse(key) for key in keys])
     loading.tables()
     loading.tell_what_is_lost()
+    delivered = {hour for hour in records.hours("state") if project.holds(hour)}
+    loading.done.without = sorted(delivered - set(map(Hour.parse, keys)))
     return loading.done
 
 

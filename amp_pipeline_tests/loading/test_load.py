@@ -398,6 +398,20 @@ def test_command(house: House) -> None:
     assert (result.exit_code, "it has all, plain" in result.output) == (1, True)
 
 
+def test_command_says_which_delivered_hours_have_no_tables_yet(one_house: House) -> None:
+    asked = ["--project", "shop7", "--delivery", "all", "--duckdb", str(one_house.place.file)]
+    for hour in (1, 2):
+        key = (FIRST_HOUR + hour).key
+        one_house.records.store.delete(f"{one_house.records._place('hours', key)}.json")
+    result = one_house.amp(*asked)
+    assert result.exit_code == 1, result.output
+    assert "1 hour loaded, 0 removed, 0 as they were" in result.output
+    left = f"{FIRST_HOUR + 1} to {FIRST_HOUR + 2}"
+    assert f"  2 delivered hours have no tables yet, load again once they are made: {left}\n" in result.output
+    result = one_house.amp(*asked, "--partial")
+    assert (result.exit_code, left in result.output) == (0, True)
+
+
 def test_command_that_does_not_know_where_to(one_house: House) -> None:
     result = one_house.amp("--project", "shop7", "--delivery", "all")
     assert result.exit_code == 1
