@@ -67,9 +67,19 @@ def events(store: ObjectStore, project: Project) -> Listing:
 
 def markers(store: ObjectStore, project: Project) -> Listing | None:
     """Return the listing of a project's complete markers, or None where the source has none."""
+    pattern = _markers_pattern(project)
+    return None if pattern is None else Listing(store, pattern, pulled=_is_pulled(project.source))
+
+
+def other_patterns(project: Project, organization: int) -> list[Pattern]:
+    """Return the patterns of what else lands beside a project's events: complete markers, merged ids."""
+    merged = Pattern(project.source.merged_ids, organization=organization)
+    return [pattern for pattern in (_markers_pattern(project), merged) if pattern is not None]
+
+
+def _markers_pattern(project: Project) -> Pattern | None:
     pattern = project.source.complete
-    pulled = _is_pulled(project.source)
-    return None if pattern is None else Listing(store, Pattern(pattern, project=project.id), pulled=pulled)
+    return None if pattern is None else Pattern(pattern, project=project.id)
 
 
 def merged_ids(store: ObjectStore, source: Landing | AmplitudeExport, organization: int) -> Listing:

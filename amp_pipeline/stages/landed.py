@@ -16,6 +16,9 @@ from amp_pipeline.storage.objects import ObjectInfo, ObjectStore
 from amp_pipeline.workspace.records import Input, RawRecord
 from amp_pipeline.workspace.store import ProjectStore
 
+_LOOKED_AT = 1000
+"""Names of a landing that are looked at; where so many are none of the project's, the rest may be."""
+
 Found = tuple[str, str, ObjectInfo]
 """Landing object, file of strays ("" for the object itself), and what is known of it."""
 
@@ -34,6 +37,7 @@ class Landed:
         self._listing = landing.events(source, project)
         self._markers = landing.markers(source, project)
         self._stray_days: dict[str, dict[str, list[ObjectInfo]]] = {}
+        self._is_ours = self._is_pulled
 
     def is_complete(self, hour: Hour) -> bool:
         """Tell whether the source says that the hour is complete; always where it has no markers."""
@@ -60,8 +64,10 @@ class Landed:
 
         Raises:
             StoreError: It can't be listed.
+            LandingError: It is that of something else.
         """
-        self._listing.objects(hour)
+        if not self._listing.objects(hour):
+            self._refuse_another()
 
     def listed(self, hour: Hour) -> Sequence[tuple[str, int, str]]:
         """Return name, size and version of all that an hour is read from."""
@@ -72,8 +78,14 @@ class Landed:
         return self._listing.hours()
 
     def inputs(self, hour: Hour) -> Sequence[Found]:
-        """Return what an hour is to be read from, in order."""
+        """Return what an hour is to be read from, in order.
+
+        Raises:
+            LandingError: The landing is that of something else.
+        """
         found = [(info.name, "", info) for info in self.objects(hour)]
+        if not found:
+            self._refuse_another()
         for info in self._strays_to(hour):
             origin = stray_origin(self._workspace.store, info.name)
             # The project's first or last hour may have been set anew since those strays came.
@@ -81,6 +93,27 @@ class Landed:
             if named is not None and self._project.holds(named):
                 found.append((origin, info.name, info))
         return sorted(found, key=lambda item: (self._pattern.order_of(item[0]), item[0]))
+
+    def _refuse_another(self) -> None:
+        """Refuse a landing that holds objects and never had any of the project: an url that is a folder off, say.
+
+        Or every hour would be delivered as an empty one.
+        """
+        if self._is_ours:
+            return
+        patterns = [self._pattern, *landing.other_patterns(self._project, self._workspace.organization)]
+        under = {name for pattern in patterns for name in self._source.some(pattern.common_prefix, _LOOKED_AT)}
+        self._is_ours = (
+            any(pattern.hour_of(name) is not None for pattern in patterns for name in under)
+            or len(under) >= _LOOKED_AT
+            or bool(self._workspace.store.some(f"{self._workspace.folder}/rows/", 1))
+        )
+        if not self._is_ours and (others := self._source.some("", 1)):
+            raise LandingError(
+                f"the landing {self._source.url} has nothing of project {self._project.id}: it holds {others[0]}, and "
+                f"no name like {self._project.source.events}; correct the source's url, or its events. If nothing has "
+                "landed yet, hours are delivered once something has"
+            )
 
     def is_frozen(self, hour: Hour, record: RawRecord, inputs: Sequence[Found]) -> bool:
         """Tell whether the landing of an hour is gone as a whole, so that what is on record stands.

@@ -89,6 +89,27 @@ class FolderStore(ObjectStore):
             self._scan(self._folder / parent, f"{parent}/" if parent else "", beginning, found)
         return sorted(found, key=lambda info: info.name)
 
+    @override
+    def some(self, prefix: str, most: int) -> list[str]:
+        parent, _, beginning = prefix.rpartition("/")
+        with self._explained("listed", prefix):
+            return list(islice(self._names(self._folder / parent, beginning), most))
+
+    def _names(self, folder: Path, beginning: str) -> Iterator[str]:
+        """Yield the names of files below ``folder``, in no order, as they are found."""
+        try:
+            entries = list(os.scandir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for entry in entries:
+            path = Path(entry.path).relative_to(self._folder).as_posix()
+            if not entry.name.startswith(beginning) or path == _INCOMING:
+                continue
+            if entry.is_dir():
+                yield from self._names(Path(entry.path), "")
+            else:
+                yield path
+
     def _scan(self, folder: Path, path: str, beginning: str, found: list[ObjectInfo]) -> None:
         try:
             names = _NAMES.beginning_with(folder, beginning)

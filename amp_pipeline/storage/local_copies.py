@@ -47,6 +47,10 @@ class LocalCopies(ObjectStore):
         return found
 
     @override
+    def some(self, prefix: str, most: int) -> list[str]:
+        return self._store.some(prefix, most)
+
+    @override
     def head(self, name: str) -> ObjectInfo | None:
         return self._store.head(name)
 

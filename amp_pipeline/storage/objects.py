@@ -43,6 +43,10 @@ class ObjectStore(ABC):
     def find(self, prefix: str) -> list[ObjectInfo]:
         """Return the objects whose names begin with ``prefix``, sorted by name."""
 
+    def some(self, prefix: str, most: int) -> list[str]:
+        """Return names of objects that begin with ``prefix``, ``most`` at most, no matter which: a cheap look."""
+        return [info.name for info in self.find(prefix)[:most]]
+
     @abstractmethod
     def head(self, name: str) -> ObjectInfo | None:
         """Return what is known of an object, or None where there is none."""

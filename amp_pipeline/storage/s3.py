@@ -82,6 +82,12 @@ class S3Store(ObjectStore):
         return sorted(found, key=lambda info: info.name)
 
     @override
+    def some(self, prefix: str, most: int) -> list[str]:
+        with self._explained("listed", prefix):
+            page = self._client.list_objects_v2(**self._bucket, Prefix=self._path + prefix, MaxKeys=min(most, 1000))
+            return [item["Key"].removeprefix(self._path) for item in _listing(page).get("Contents", ())]
+
+    @override
     def head(self, name: str) -> ObjectInfo | None:
         with self._explained("read", name):
             answer = self._head(name)

@@ -271,6 +271,7 @@ class ProjectStore(HourStore):
     def __init__(self, store: ObjectStore, organization: int, project: int) -> None:
         """Use the folder ``{organization}/{project}`` of ``store``."""
         super().__init__(store, f"{organization}/{project}")
+        self.organization = organization
 
     def raw(self, hour: Hour) -> RawRecord | None:
         """Return what landed in ``hour``, as last recorded."""

@@ -28,6 +28,36 @@ def test_lines_are_told_apart_and_counted():
     assert record.landed_bytes == len(event(0)) + len(event(1, event_type="buy")) + 2
 
 
+def test_a_landing_of_something_else_is_refused_and_nothing_is_delivered_as_empty():
+    trial = Trial()
+    trial.landing.put("7_2024-05-06_0#0.json", event(0))
+    for _ in range(2):
+        with pytest.raises(LandingError, match="has nothing of project 7: it holds 7_2024-05-06_0#0.json"):
+            trial.raw(ZERO)
+    with pytest.raises(LandingError, match="correct the source's url, or its events"):
+        trial.project().raw.list(ONE)
+    trial.land(object_name(TWO), event(2 * HOUR_US))
+    assert trial.raw(ZERO).landed == 0
+
+
+@pytest.mark.parametrize("name", [object_name(TWO), "7/7_2024-05-06_0_complete", "-9/-9_2024-05-06_3.json"])
+def test_an_hour_without_objects_is_empty_where_anything_of_the_project_lies(name: str):
+    trial = Trial()
+    trial.landing.put("other/file", b"x")
+    trial.landing.put(name, b"")
+    assert trial.raw(ZERO).landed == 0
+
+
+def test_an_empty_landing_has_empty_hours_and_one_that_was_taken_away_too():
+    assert Trial().raw(ZERO).landed == 0
+    trial = landed(event(0))
+    trial.raw(ZERO)
+    trial.landing.delete(FIRST)
+    trial.landing.put("other/file", b"x")
+    assert trial.raw(ZERO).landed == 1
+    assert trial.raw(ONE).landed == 0
+
+
 def test_quarantined_line_is_kept_with_its_origin_and_reason():
     trial = landed(b"", b"nonsense", b"\xff")
     trial.raw(ZERO)

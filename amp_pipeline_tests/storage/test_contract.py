@@ -280,6 +280,17 @@ def test_what_killed_processes_left_is_swept_once_it_is_old(tmp_path: Path):
     assert names(store, "") == ["a"]
 
 
+def test_some_names_are_looked_at(store: ObjectStore):
+    assert store.some("", 5) == []
+    for name in ("a/1", "a/b/2", "a/b/3", "ab", "b"):
+        store.put(name, b"x")
+    assert sorted(store.some("", 9)) == ["a/1", "a/b/2", "a/b/3", "ab", "b"]
+    assert sorted(store.some("a/b", 9)) == ["a/b/2", "a/b/3"]
+    assert sorted(store.some("a", 9)) == ["a/1", "a/b/2", "a/b/3", "ab"]
+    assert len(store.some("a", 2)) == 2
+    assert store.some("c/", 9) == store.some("c", 9) == []
+
+
 def test_several_may_write_list_and_delete_at_once(tmp_path: Path):
     troubles: list[Exception] = []
 
