@@ -90,13 +90,13 @@ def _opened(file: Path | None, address: str | None, schema: str, memory: int, fo
     if file is not None:
         # A file that is named on the command line goes before an address in the environment.
         if find_spec("duckdb") is None:
-            raise ConfigError("DuckDB is not installed; run pip install 'amp-pipeline[duckdb]'")
+            raise ConfigError("DuckDB is not installed; run pip install 'duckdb>=2.0'")
         from amp_pipeline.loading.duckdb import DuckDB
 
         return DuckDB(file, schema, memory, folder)
     if address:
         if find_spec("psycopg") is None:
-            raise ConfigError("the client of PostgreSQL is not installed; run pip install 'amp-pipeline[postgres]'")
+            raise ConfigError("the client of PostgreSQL is not installed; run pip install 'psycopg[binary]>=3.2'")
         from amp_pipeline.loading.postgres import Postgres
 
         return Postgres(address, schema)
