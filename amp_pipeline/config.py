@@ -289,7 +289,6 @@ class Organization(_Model):
     )
     memory: MemoryField = Field(
         default=1 << 30,
-        ge=256 << 20,
         description="About how much memory the keys of an hour may take, like 512MiB or 2GiB; hours with more of them "
         "are sorted in shares on local disk.",
     )

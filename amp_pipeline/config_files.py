@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -150,7 +151,28 @@ def _filled(value: Any, file: Path, environment: Mapping[str, str]) -> Any:
     return _TEMPLATE.sub(_value, value)
 
 
-_WORDS = {"tuple_type": "write a list, like [one, two]", "string_type": "write text; numbers in quotes"}
+_WORDS = {
+    "missing": "is missing; add it",
+    "tuple_type": "write a list, like [one, two]",
+    "frozen_set_type": "write a list, like [one, two]",
+    "string_type": "write text; numbers in quotes",
+    "too_short": "is empty; write one at least",
+    "string_too_short": "is empty; write it",
+    "string_too_long": "write at most {max_length} characters",
+    "int_type": "write a whole number",
+    "int_parsing": "write a whole number",
+    "int_from_float": "write a whole number",
+    "float_type": "write a number",
+    "float_parsing": "write a number",
+    "finite_number": "write a number",
+    "bool_type": "write true or false",
+    "bool_parsing": "write true or false",
+    "greater_than": "write more than {gt:g}",
+    "greater_than_equal": "write {ge:g} or more",
+    "less_than": "write less than {lt:g}",
+    "less_than_equal": "write {le:g} or less",
+    "literal_error": "write {expected}",
+}
 """What pydantic says in the words of Python."""
 
 
@@ -159,11 +181,15 @@ def _explain(detail: dict[str, Any]) -> str:
     named = [part for before, part in zip(("", *detail["loc"]), detail["loc"], strict=False) if before != "source"]
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in named).lstrip(".") or "attributes"
     if detail["type"] == "extra_forbidden":
-        return f"{where}: there is no such field; known here are {', '.join(_fields_at(detail['loc'][:-1]))}"
-    if detail["type"] == "missing":
-        return f"{where}: is missing; add it"
+        known = _fields_at(detail["loc"][:-1])
+        close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        return f"{where}: there is no such field; known here are {', '.join(known)}{hint}"
+    if detail["type"] == "too_short" and detail["ctx"]["field_type"] == "Value":
+        # A secret.
+        return f"{where}: is empty; is the environment variable that it names set to nothing?"
     if detail["type"] in _WORDS:
-        return f"{where}: {_WORDS[detail['type']]}"
+        return f"{where}: {_WORDS[detail['type']].format(**detail.get('ctx', {}))}"
     if detail["type"] in ("model_type", "model_attributes_type", "dict_type"):
         return f"{where}: write fields below it: {', '.join(_fields_at(detail['loc']))}"
     return f"{where}: {detail['msg'].removeprefix('Value error, ')}"

@@ -20,6 +20,10 @@ _LONGEST_SECONDS = 100 * 366 * 86_400
 _UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _MEMORY = re.compile(r"(\d+)\s*(MiB|GiB)")
+_LEAST_MEMORY = 256 << 20
+_TIME_OF_DAY = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
+_SLUG = r"^[a-z][a-z0-9_]*$"
+_LONGEST_SLUG = 60
 
 
 def is_address(text: str) -> bool:
@@ -62,12 +66,29 @@ def _duration(value: object) -> object:
 
 
 def _memory(value: object) -> object:
-    if isinstance(value, int):
-        return value
     match = _MEMORY.fullmatch(str(value).strip())
-    if match is None:
+    amount = value if isinstance(value, int) else match and int(match[1]) << (20 if match[2] == "MiB" else 30)
+    if amount is None:
         raise ValueError("write an amount of memory like 512MiB or 2GiB")
-    return int(match[1]) << (20 if match[2] == "MiB" else 30)
+    if amount < _LEAST_MEMORY:
+        raise ValueError("write 256MiB or more")
+    return amount
+
+
+def _time_of_day(value: object) -> object:
+    # YAML reads 14:30 without quotes as a number, 870.
+    if not isinstance(value, str) or not re.fullmatch(_TIME_OF_DAY, value):
+        raise ValueError('write a time of day, UTC, in quotes and with four digits, like "04:30"')
+    return value
+
+
+def _slug(value: str) -> str:
+    if not re.fullmatch(_SLUG, value) or len(value) > _LONGEST_SLUG:
+        raise ValueError(
+            "write a short name of small letters, digits and _, which begins with a letter, like all_events; at most "
+            f"{_LONGEST_SLUG} characters"
+        )
+    return value
 
 
 def _url(value: str, info: ValidationInfo) -> str:
@@ -95,5 +116,13 @@ UrlField = Annotated[str, Field(min_length=1), AfterValidator(_url)]
 MemoryField = Annotated[
     int, BeforeValidator(_memory), WithJsonSchema({"type": "string", "examples": ["512MiB", "1GiB"]})
 ]
-TimeOfDayField = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$", examples=["03:30"])]
-SlugField = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
+TimeOfDayField = Annotated[
+    str,
+    BeforeValidator(_time_of_day),
+    WithJsonSchema({"type": "string", "pattern": _TIME_OF_DAY, "examples": ["03:30"]}),
+]
+SlugField = Annotated[
+    str,
+    AfterValidator(_slug),
+    WithJsonSchema({"type": "string", "pattern": _SLUG, "maxLength": _LONGEST_SLUG}),
+]

@@ -20,7 +20,7 @@ import msgspec
 import polars as pl
 import sqlglot
 from sqlglot import exp
-from sqlglot.errors import SqlglotError
+from sqlglot.errors import ParseError, SqlglotError
 
 from amp_pipeline.core import timestamps
 from amp_pipeline.core.envelope import exact_decoder, is_object
@@ -51,6 +51,8 @@ _NUMBER_USES = (exp.Add, exp.Sub, exp.Mul, exp.Div, exp.Mod, exp.Neg, exp.Abs, e
 _LOGIC = (exp.And, exp.Or, exp.Not)
 _NOT_STABLE = (exp.CurrentTimestamp, exp.CurrentDate, exp.CurrentTime, exp.CurrentDatetime, exp.Rand, exp.Uuid)
 _REFUSED = (*_NOT_STABLE, exp.Query, exp.Cast, exp.Bracket, exp.Window, exp.AggFunc, exp.Star, exp.Dot)
+_QUOTED = 40
+"""Most characters of a filter that are shown before what is wrong in it."""
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -81,10 +83,14 @@ class Filter:
             [True, False]
         """
         self.condition = condition
+        if not condition.strip():
+            raise FilterError(
+                f"the filter {condition!r} is no SQL condition: it is empty; remove it to keep all events"
+            )
         try:
             tree = sqlglot.parse_one(condition, read="postgres")
         except SqlglotError as error:
-            raise FilterError(f"the filter {condition!r} is no SQL condition: {str(error).splitlines()[0]}") from None
+            raise FilterError(f"the filter {condition!r} is no SQL condition: {_said(error, condition)}") from None
         for node in tree.find_all(*_REFUSED):
             if isinstance(node, exp.Dot):
                 raise FilterError(f"the filter {condition!r} has a path of more than four names, {node.sql()}")
@@ -144,9 +150,10 @@ class Filter:
             condition = pl.sql_expr(self._sql)
             dtype = pl.DataFrame(schema=schema or {"": pl.Null()}).lazy().select(condition).collect().dtypes[0]
         except (pl.exceptions.PolarsError, TypeError) as error:
-            raise FilterError(
-                f"the filter {self.condition!r} can't be evaluated: {str(error).splitlines()[0]}"
-            ) from None
+            said = str(error).splitlines()[0]
+            for name, value in self._values.items():
+                said = said.replace(f'"{name}"', ".".join(value.path))
+            raise FilterError(f"the filter {self.condition!r} can't be evaluated: {said}") from None
         if dtype != pl.Boolean:
             raise FilterError(f"the filter {self.condition!r} is a value, not a condition")
         return condition
@@ -162,6 +169,19 @@ class Filter:
         except msgspec.DecodeError:
             return exact_decoder.decode(line.decode())
         return dict(zip(self._roots, msgspec.structs.astuple(needed), strict=True))
+
+
+def _said(error: SqlglotError, condition: str) -> str:
+    """Return what sqlglot says is wrong, without the names of its classes."""
+    if not isinstance(error, ParseError) or not error.errors:
+        return str(error).splitlines()[0]
+    first = error.errors[0]
+    lines = condition.splitlines()[: first["line"]]
+    before = " ".join([*lines[:-1], lines[-1][: first["col"]]])[-_QUOTED:].strip()
+    if "<class" in first["description"]:
+        return f"something is missing after {before!r}"
+    what = first["description"].rstrip(".")
+    return f"{what[:1].lower()}{what[1:]} after {before!r}"
 
 
 def _kind_by_use(node: exp.Expr) -> Kind:

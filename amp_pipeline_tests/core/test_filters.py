@@ -79,8 +79,11 @@ def test_condition_keeps(condition: str, expected: str):
 @pytest.mark.parametrize(
     ("condition", "message"),
     [
-        ("", "is no SQL condition"),
-        ("event_type = ", "is no SQL condition"),
+        ("", "is no SQL condition: it is empty; remove it to keep all events"),
+        ("event_type = ", "is no SQL condition: something is missing after 'event_type ='"),
+        ("event_type = 'a'\nAND ((", "is no SQL condition: something is missing after \"event_type = 'a' AND ((\""),
+        ("(event_id = 1", "is no SQL condition: expecting ) after '(event_id = 1'"),
+        ("event_type = 'a' AND ()", "can't be evaluated: unable to parse 'event_type = 'a' AND ()' as Expr"),
         ("event_type = 'buy", "is no SQL condition"),
         ("evnt_type = 'buy'", "names evnt_type, which is no event column; did you mean event_type?"),
         ("price > 2", "names price, which is no event column; paths begin with event_properties or user_properties"),
