@@ -1,1 +1,1 @@
-"""The pipeline's own store between assets: what is in it, where, and in which form. Layout: docs/workspace.md."""
+"""The pipeline's own store between assets: what is in it, where, and in which form. Layout: docs/layout.md."""
