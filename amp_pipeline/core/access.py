@@ -57,7 +57,7 @@ KINDS = {
     "throttled": "the store asks for fewer requests",
     "server": "the store itself fails",
     "network": "the store can't be reached",
-    "credentials": "who asks is not known there",
+    "credentials": "the credentials are not accepted there",
     "role": "the role can't be assumed",
     "unsupported": "the store can't do what a delivery needs",
     "full": "there is no room",

@@ -40,6 +40,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
 _READ_OF_ERROR_BYTES = 4096
 _LONGEST_TEXT = 200
+_SHORT_KEY = 8
 
 _NO_ADDRESS = "it redirects to what is no address"
 _TAGS = re.compile(r"<[^>]*>")
@@ -167,8 +168,7 @@ class Http:
 
     def explained(self, text: str) -> str:
         """Return what a server said, short and without keys, markup and queries of addresses."""
-        for secret in self._secrets:
-            text = text.replace(secret, "…")
+        text = self._secrets.sub("…", text)
         plain = _UNPRINTABLE.sub(" ", _TAGS.sub(" ", _QUERY.sub(r"\1?…", text))).strip()
         return plain if len(plain) <= _LONGEST_TEXT else plain[:_LONGEST_TEXT] + "…"
 
@@ -283,11 +283,16 @@ def _joined(here: str, target: str) -> str:
     return found
 
 
-def _spellings(api_key: str, secret_key: str) -> list[str]:
-    """Return all ways in which the keys may come back, longest first."""
+def _spellings(api_key: str, secret_key: str) -> re.Pattern[str]:
+    """Return what finds the keys in whatever way they may come back; very short ones as words of their own.
+
+    Or `k`, the key of somebody's trial, would be taken out of every word.
+    """
     basic = base64.b64encode(f"{api_key}:{secret_key}".encode()).decode()
     found = {basic} | {form for key in (api_key, secret_key) for form in (key, quote(key, safe=""), quote_plus(key))}
-    return sorted(found, key=len, reverse=True)
+    longest_first = sorted(found, key=len, reverse=True)
+    forms = [re.escape(one) if len(one) >= _SHORT_KEY else rf"(?<!\w){re.escape(one)}(?!\w)" for one in longest_first]
+    return re.compile("|".join(forms))
 
 
 def _of_network(trouble: Exception) -> str:

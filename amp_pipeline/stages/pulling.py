@@ -245,7 +245,7 @@ _OF_ANOTHER = (
 )
 ADVICE = {
     "credentials": "Nothing is pulled until the keys are right; what is missing is caught up then, and what was "
-    "delivered stays. Set api_key, secret_key and region of the source anew.",
+    "delivered stays. Set api_key and secret_key of the source anew, and its region or url.",
     "network": "Nothing is pulled until it can be reached; what is missing is caught up then. Check the network and "
     "the proxy of this machine.",
     "throttled": "Nothing is pulled until it answers again; what is missing is caught up then. Others may use the same "

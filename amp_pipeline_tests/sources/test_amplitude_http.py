@@ -104,6 +104,13 @@ def test_wrong_keys_are_told_at_once_and_never_shown(server: Dashboard, status: 
         assert secret not in told
 
 
+def test_keys_of_a_trial_are_not_taken_out_of_words(server: Dashboard) -> None:
+    server.faults.append(Fault(LIST, 403, b"the key k or the secret wrongly is wrong"))
+    with pytest.raises(SourceError, match="the key … or the secret wrongly is …") as raised:
+        Http(server.source(api_key="k", secret_key="wrong"), sleep=Waits()).get(LIST)
+    assert raised.value.kind == "credentials"
+
+
 @pytest.mark.parametrize("status", [202, 400, 403, 404, 429, 504])
 def test_statuses_that_are_to_be_seen_are_returned(server: Dashboard, status: int) -> None:
     server.faults.append(Fault(LIST, status, b"as it is"))
