@@ -258,10 +258,15 @@ def test_one_delivery_is_served_alone(tmp_path: Path):
 
 def test_without_a_delivery_to_serve_it_does_not_start(tmp_path: Path):
     folder = house(tmp_path, {"name": "all", "url": "bucket", "export_api": None})
-    for arguments in ([], ["--project", "shop"], ["--delivery", "none"]):
+    for arguments, said in [
+        ([], "no delivery has export_api; give it the keys that readers have to send"),
+        (["--project", "shop"], "no delivery of shop has export_api; give it"),
+        (["--delivery", "all"], "delivery all has no export_api; give it"),
+        (["--delivery", "none"], "there is no delivery none; known are all"),
+    ]:
         found = serve(folder, *arguments)
         assert found.exit_code == 1
-        assert "has export_api; give it the keys that readers have to send" in found.output
+        assert found.output.startswith(f"Error: {said}")
 
 
 def test_what_it_cannot_listen_with_is_told(tmp_path: Path):

@@ -307,7 +307,7 @@ def test_command_takes_one_now(server: Dashboard, tmp_path: Path) -> None:
     server.no_taxonomy = 404
     result = command(tmp_path, "--project", "shop7")
     assert result.exit_code == 0, result.output
-    assert "shop7: 2 cohorts with 3 members, 1 event types, 0 categories" in result.output
+    assert "shop7: 2 cohorts with 3 members, 1 event type, 0 categories" in result.output
     assert "taxonomy: not available" in result.output
     assert "the same as the snapshot of" in command(tmp_path).output
     server.faults.extend([Fault("/api/2/events/list", 401)])

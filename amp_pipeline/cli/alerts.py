@@ -22,7 +22,10 @@ from amp_pipeline.workspace.alerts import AlertStore
 @click.option("--delivery", "name", help="The delivery's name; all deliveries if not given.")
 @says_what_is_wrong
 def alert(test: bool, slug: str | None, name: str | None) -> None:
-    """Send a try to all who are told when something goes wrong, each once. Exit status 1 where it did not arrive."""
+    """Send a try to all who are told when something goes wrong.
+
+    Each gets it once. Exit status 1 where it did not arrive.
+    """
     if not test:
         raise click.UsageError("only --test can be sent by hand")
     missed = reached = 0

@@ -108,11 +108,13 @@ def finished(project: Project, first: Hour | None, last: Hour | None) -> list[Ho
     """Return the finished hours of ``project`` in a range.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is none, or it ends before it begins.
     """
     # Brings in all that happens to an hour: 40 MB, which the commands that serve have no use for.
     from amp_pipeline.run import finished_hours
 
+    if first is not None and last is not None and last < first:
+        raise ConfigError(f"--from {first} is later than --to {last}; the earlier one belongs to --from")
     now = clock.now()
     hours = finished_hours(project, first, last, now)
     if not hours:

@@ -17,9 +17,10 @@ from amp_pipeline.cli.asking import chosen, says_what_is_wrong
 )
 @says_what_is_wrong
 def access(slug: str | None, name: str | None) -> None:
-    """Try what deliveries do with their buckets, and the APIs that hours are pulled from.
+    """Try what deliveries do with their buckets, and sources.
 
-    Says which permission or setting is wrong; exit status 1 for any.
+    Sources are tried where hours are pulled from an API. Says which permission or setting is wrong; exit status 1
+    for any.
 
     What it writes for that, below _amp_pipeline/probe of each url, it removes again.
     """
@@ -43,7 +44,10 @@ def access(slug: str | None, name: str | None) -> None:
 @click.option("--account", default="", help="Account that owns the bucket; that of who writes if not given.")
 @says_what_is_wrong
 def policy(slug: str, name: str, principal: str, account: str) -> None:
-    """Print the least policies for a delivery to a bucket, as JSON, and where each of them goes."""
+    """Print the least policies that a delivery to a bucket needs.
+
+    As JSON, and where each of them goes.
+    """
     from amp_pipeline.storage.probe import place_of
 
     ((organization, project),) = chosen(slug)

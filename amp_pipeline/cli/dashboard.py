@@ -6,6 +6,7 @@ from amp_pipeline import __version__, clock
 from amp_pipeline.cli.asking import chosen, says_what_is_wrong
 from amp_pipeline.config import Organization, Project
 from amp_pipeline.core.errors import AmpError, ConfigError
+from amp_pipeline.core.wording import counted
 from amp_pipeline.dashboard import is_taken, take
 from amp_pipeline.storage.urls import open_store
 
@@ -14,9 +15,10 @@ from amp_pipeline.storage.urls import open_store
 @click.option("--project", "slug", help="The project's slug; all projects with a dashboard if not given.")
 @says_what_is_wrong
 def dashboard(slug: str | None) -> None:
-    """Take cohorts with their members, event types and categories from Amplitude, now.
+    """Take cohorts, event types and categories from Amplitude.
 
-    Dagster does the same once a day. A snapshot that is the same as the last is not kept twice.
+    Cohorts with their members. Dagster does the same once a day. A snapshot that is the same as the last is not
+    kept twice.
     """
     found = [(organization, project) for organization, project in chosen(slug) if slug or is_taken(project)]
     if not found:
@@ -43,10 +45,10 @@ def _take(organization: Organization, project: Project) -> None:
         tell=lambda line: click.echo(f"  {line}"),
     )
     click.echo(
-        f"{project.slug}: {taken.cohorts:,} cohorts with {taken.members:,} members, {taken.event_types:,} event "
-        f"types, {taken.categories:,} categories"
+        f"{project.slug}: {counted(taken.cohorts, 'cohort')} with {counted(taken.members, 'member')}, "
+        f"{counted(taken.event_types, 'event type')}, {counted(taken.categories, 'category', 'categories')}"
     )
     if taken.unread:
-        click.echo(f"  {taken.unread:,} entries had no name or id and were left out")
+        click.echo(f"  {counted(taken.unread, 'entry', 'entries')} had no name or id, left out")
     if not taken.is_new:
         click.echo(f"  the same as the snapshot of {taken.snapshot.record.at}, which stands")

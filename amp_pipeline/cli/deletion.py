@@ -46,10 +46,11 @@ def delete_user(
     note: str,
     resume: str | None,
 ) -> None:
-    """Delete the events of users from workspace and buckets, and never deliver them again; write a receipt.
+    """Delete the events of users everywhere, for ever.
 
-    Stopped half-way, the same command goes on. The landing is not touched: it belongs to its source. Exit status 1
-    where something is left; it is named, and --resume goes on from there.
+    From workspace and buckets; they are never delivered again, and a receipt is written. Stopped half-way, the same
+    command goes on. The landing is not touched: it belongs to its source. Exit status 1 where something is left; it
+    is named, and --resume goes on from there.
     """
     need_dagster_home()
     ((organization, project),) = chosen(slug)
@@ -63,7 +64,10 @@ def delete_user(
 @click.option("--project", "slug", help="The project's slug; all projects if not given.")
 @says_what_is_wrong
 def deletions(slug: str | None) -> None:
-    """List deletions and what is left to be done of them. Exit status 1 where any is open."""
+    """List deletions, and what is left to be done of them.
+
+    Exit status 1 where any is open.
+    """
     is_open = False
     for organization, project in chosen(slug):
         store = _store(organization, project)

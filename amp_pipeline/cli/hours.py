@@ -22,10 +22,10 @@ from amp_pipeline.storage.urls import open_store
 @click.option("--force", is_flag=True, help="Do everything again, even for hours in which nothing has changed.")
 @says_what_is_wrong
 def deliver(slug: str | None, first: Hour | None, last: Hour | None, force: bool) -> None:
-    """Deliver hours through Dagster, and whatever late data in them touches.
+    """Deliver hours through Dagster, and whatever they touch.
 
-    The runs are kept in the Dagster instance at DAGSTER_HOME, as if its UI had started them. Exit status 1 where
-    hours failed.
+    Hours that late data in them changes are delivered again. The runs are kept in the Dagster instance at
+    DAGSTER_HOME, as if its UI had started them. Exit status 1 where hours failed.
     """
     need_dagster_home()
     # Dagster takes 2 s to import, which the other commands don't need.
@@ -48,10 +48,10 @@ def deliver(slug: str | None, first: Hour | None, last: Hour | None, force: bool
 @hours_range
 @says_what_is_wrong
 def stale(slug: str | None, first: Hour | None, last: Hour | None) -> None:
-    """Name the hours that have to run again, and why: late data, changed settings, never run.
+    """Name the hours that have to run again, and why.
 
-    Hours that follow each other for the same reason are one line. First comes what has to be mended, last what never
-    ran.
+    Late data, changed settings, something to be mended, or they never ran. Hours that follow each other for the
+    same reason are one line. First comes what has to be mended, last what never ran.
     """
     for organization, project in chosen(slug):
         run = OrganizationRun(organization).projects[project.slug]
@@ -69,9 +69,10 @@ def stale(slug: str | None, first: Hour | None, last: Hour | None) -> None:
 @click.option("--repair", is_flag=True, help="Let the hour sensor deliver again, forced, what is broken or missing.")
 @says_what_is_wrong
 def audit_command(slug: str | None, first: Hour | None, last: Hour | None, all_hours: bool, repair: bool) -> None:
-    """Read landing, workspace and buckets again and hold every law that can be held. Exit status 1 where one is broken.
+    """Read everything again and hold every law against it.
 
-    Manifests are not trusted: the hours are made anew in scratch space and held against what is there, line by line.
+    Landing, workspace, buckets and tables are read; exit status 1 where a law is broken. Manifests are not trusted:
+    the hours are made anew in scratch space and held against what is there, line by line.
     """
     broken = 0
     for organization, project in chosen(slug):
@@ -89,10 +90,10 @@ def audit_command(slug: str | None, first: Hour | None, last: Hour | None, all_h
 @click.argument("landing_object")
 @says_what_is_wrong
 def accept(slug: str, landing_object: str) -> None:
-    """Accept a damaged LANDING_OBJECT as it is, so that its good lines count, or that a vanished one is gone.
+    """Accept a LANDING_OBJECT that is damaged or has vanished.
 
-    The acceptance holds for these very bytes: another damaged copy has to be accepted anew. Its hour is delivered
-    again by the hour sensor, or by amp-pipeline deliver.
+    Of a damaged one, the good lines count then. The acceptance holds for these very bytes: another damaged copy has
+    to be accepted anew. Its hour is delivered again by the hour sensor, or by amp-pipeline deliver.
     """
     ((organization, project),) = chosen(slug)
     run = OrganizationRun(organization).projects[project.slug]
@@ -138,9 +139,9 @@ def _digest_of(run: ProjectRun, name: str) -> str:
 @click.option("--project", "slug", help="The project's slug; all projects if not given.")
 @says_what_is_wrong
 def waiting(slug: str | None) -> None:
-    """Name the hours that are deduplicated but not delivered as they are on record, by delivery. Landings are not read.
+    """Name the hours that are deduplicated but not delivered.
 
-    Exit status 1 where any wait.
+    As they are on record, by delivery; landings are not read. Exit status 1 where any wait.
     """
     waits = 0
     for organization, project in chosen(slug):

@@ -39,10 +39,11 @@ _SHOWN = 5
 def load(
     slug: str, name: str, file: Path | None, address: str | None, schema: str, *, partial: bool, verbose: bool
 ) -> None:
-    """Load the tables of a delivery into DuckDB or PostgreSQL: what has changed since the last time.
+    """Load tables of a delivery into DuckDB or PostgreSQL.
 
-    Killed at any time, or run again: the database is as before, or as the next run makes it. Exit status 1 where the
-    tables are not yet made of all that was delivered; what there is is loaded even so.
+    What has changed since the last time is loaded. Killed at any time, or run again: the database is as before, or
+    as the next run makes it. Exit status 1 where the tables are not yet made of all that was delivered; what there
+    is is loaded even so.
     """
     ((organization, project),) = chosen(slug)
     deliveries = {delivery.name: delivery for delivery in project.deliveries}

@@ -30,10 +30,10 @@ class _Address(click.ParamType):
 @click.option("--listen", type=_Address(), help="Serve them at /metrics of an address, like 127.0.0.1:9464.")
 @says_what_is_wrong
 def metrics(slug: str | None, listen: tuple[str, int] | None) -> None:
-    """Print how deliveries stand as metrics of Prometheus, or serve them until stopped.
+    """Print how deliveries stand as metrics of Prometheus.
 
-    Where configuration or workspace can't be read, amp_pipeline_up is 0. With DAGSTER_HOME set, runs that are not done
-    are counted.
+    Or serve them until stopped. Where configuration or workspace can't be read, amp_pipeline_up is 0. With
+    DAGSTER_HOME set, runs that are not done are counted.
     """
     # Takes 0.1 s to import, which the other commands don't need.
     from prometheus_client import generate_latest, start_http_server

@@ -13,7 +13,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.group()
 def serve() -> None:
-    """Serve over HTTP until stopped."""
+    """Serve what was delivered over HTTP, until stopped."""
 
 
 @serve.command()
@@ -36,9 +36,10 @@ def export(
     key: Path | None,
     limit: int | None,
 ) -> None:
-    """Serve Amplitude's Export API over the archives of deliveries that have export_api.
+    """Serve Amplitude's Export API over delivered archives.
 
-    A line for each request is written to standard error: time, status, delivery, hours, bytes, seconds.
+    Those of deliveries that have export_api. A line for each request is written to standard error: time, status,
+    delivery, hours, bytes, seconds.
     """
     # Take 0.2 s and 20 MB, which the other commands don't need.
     from amp_pipeline.services import listening
@@ -48,6 +49,7 @@ def export(
 
     if (certificate is None) != (key is None):
         raise ConfigError("--certificate and --key belong together; name both or none")
+    projects = chosen(slug, filters=False)
     archives = [
         (
             delivery.export_api,
@@ -59,13 +61,17 @@ def export(
                 lambda: clock.now().date(),
             ),
         )
-        for organization, project in chosen(slug, filters=False)
+        for organization, project in projects
         for delivery in project.deliveries
         if delivery.export_api is not None and name in (None, delivery.name)
     ]
     if not archives:
-        which = ".".join(part or "*" for part in (slug, name)) if slug or name else "any project"
-        raise ConfigError(f"no delivery of {which} has export_api; give it the keys that readers have to send")
+        known = sorted({delivery.name for _, project in projects for delivery in project.deliveries})
+        if name is not None and name not in known:
+            raise ConfigError(f"there is no delivery {name}; known are {', '.join(known) or 'none'}")
+        which = f"delivery {name}" if name else "no delivery"
+        of, has = f" of {slug}" if slug else "", "has no" if name else "has"
+        raise ConfigError(f"{which}{of} {has} export_api; give it the keys that readers have to send")
     app = ExportApi(archives, _say, limit_bytes=limit or LIMIT_BYTES)
     serving = listening.server(app, listening.Certificate(certificate, key) if certificate and key else None)
     at = listening.bound(host, port)

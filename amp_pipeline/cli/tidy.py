@@ -7,6 +7,7 @@ import click
 
 from amp_pipeline import clock
 from amp_pipeline.cli.asking import chosen, says_what_is_wrong
+from amp_pipeline.core.wording import counted
 from amp_pipeline.retention import Removal, plan, remove
 from amp_pipeline.storage.urls import open_store
 
@@ -15,9 +16,10 @@ from amp_pipeline.storage.urls import open_store
 @click.option("--dry-run", is_flag=True, help="Say what would go, name by name, and delete nothing.")
 @says_what_is_wrong
 def tidy(dry_run: bool) -> None:
-    """Take away what workspaces hold but nothing needs any more: superseded versions, and old entries of logs.
+    """Take away what workspaces hold but nothing needs any more.
 
-    How long they are kept is set under retention. What a law needs is never taken away.
+    Superseded versions, and old entries of logs. How long they are kept is set under retention. What a law needs is
+    never taken away.
     """
     for organization in {organization.id: organization for organization, _ in chosen(None)}.values():
         workspace = open_store(organization.workspace, organization.s3)
@@ -39,4 +41,4 @@ def _say(slug: str, what: str, removals: Iterable[Removal]) -> None:
         sizes[one.kind] += one.bytes
     for kind in sorted(counts):
         click.echo(f"{slug}  {kind:11}  {counts[kind]:>9,} objects  {sizes[kind]:>15,} bytes")
-    click.echo(f"{slug}  {what}: {counts.total():,} objects, {sizes.total():,} bytes")
+    click.echo(f"{slug}  {what}: {counted(counts.total(), 'object')}, {counted(sizes.total(), 'byte')}")
