@@ -9,6 +9,7 @@ import pytest
 
 from amp_pipeline import config_files
 from amp_pipeline.config import Organization
+from amp_pipeline.core.wording import counted
 from amp_pipeline.run import OrganizationRun
 from amp_pipeline.storage.urls import open_store
 from amp_pipeline_tests.defs.shop import dagster_home_in, shop_in
@@ -59,8 +60,17 @@ def test_deleting_a_user_leaves_nothing_of_them_and_a_receipt_without_their_ids(
     folder = delivered(tmp_path, home)
     organization = organization_of(folder)
     before = buckets(organization, open_store)
-    status, output = delete(folder, home, "--user-id", USER, "--amplitude-id", AMPLITUDE_ID, "--note", "ticket 5")
+    who = ("--user-id", USER, "--user-id", "nobody", "--amplitude-id", AMPLITUDE_ID)
+    nobody = "nothing was found of user id 2 of 2 (counted as given"
+    files = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    tried = amp(folder, "delete-user", "--project", "shop", *who, "--dry-run")
+    assert tried.exit_code == 0, tried.output
+    assert not mentions(tried.output)
+    assert nobody in tried.output
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == files
+    status, output = delete(folder, home, *who, "--note", "ticket 5")
     assert status == 0, output
+    assert nobody in output
     assert traces(organization, open_store, USER, AMPLITUDE_ID) == []
     assert not mentions(output)
     (receipt,) = receipts(folder)
@@ -68,8 +78,10 @@ def test_deleting_a_user_leaves_nothing_of_them_and_a_receipt_without_their_ids(
     assert (receipt["left"], receipt["note"]) == ([], "ticket 5")
     assert not mentions(json.dumps(receipt))
     lines = sum(receipt["hours"].values())
-    assert f"{lines} events deleted in {len(receipt['hours'])} hours" in output
+    hours, merged_hours = (counted(len(receipt[what]), "hour") for what in ("hours", "merged_hours"))
+    assert f"{lines} events deleted in {hours}" in output
     assert lines > 0
+    assert f"{lines} events in {hours}, merged ids in {merged_hours}\n" in tried.output
     # What changed is what the receipt names.
     changed = {
         name.partition("/")[2].partition("/")[2] for name in differing(before, buckets(organization, open_store))
@@ -134,6 +146,8 @@ def test_a_delivery_that_is_switched_off_is_named_until_it_is_clean(tmp_path: Pa
         (("--amplitude-id", "someone"), "whole number"),
         (("--resume", "abc"), "no deletion abc"),
         (("--resume", "abc", "--user-id", "x"), "give no others"),
+        (("--resume", "abc", "--dry-run"), "looks for the users that are named with it"),
+        (("--dry-run",), "looks for the users that are named with it"),
     ],
 )
 def test_what_names_nobody_is_refused_and_nothing_is_put_on_the_list(

@@ -4,7 +4,7 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 import click
 
@@ -15,11 +15,14 @@ from amp_pipeline.core import timestamps
 from amp_pipeline.core.envelope import MOST_DIGITS
 from amp_pipeline.core.errors import ConfigError
 from amp_pipeline.core.suppression import Suppression
+from amp_pipeline.core.wording import counted, ranged
 from amp_pipeline.deletion import UserDeletion
+from amp_pipeline.deletion_preview import Preview, preview
 from amp_pipeline.run import OrganizationRun
 from amp_pipeline.workspace.suppressions import DeletionReceipt, SuppressionStore
 
 _PROGRESS_HOURS = 500
+_SHOWN = 10
 
 
 @click.command(name="delete-user")
@@ -35,8 +38,10 @@ _PROGRESS_HOURS = 500
 @click.option(
     "--resume", metavar="ID", help="Go on with a deletion; `amp-pipeline deletions` names those that are open."
 )
+@click.option("--dry-run", is_flag=True, help="Say how much there is of the users, and change nothing.")
 @says_what_is_wrong
 def delete_user(
+    *,
     slug: str,
     user_ids: Sequence[str],
     amplitude_ids: Sequence[str],
@@ -45,6 +50,7 @@ def delete_user(
     for_good: bool,
     note: str,
     resume: str | None,
+    dry_run: bool,
 ) -> None:
     """Delete the events of users everywhere, for ever.
 
@@ -52,12 +58,20 @@ def delete_user(
     command goes on. The landing is not touched: it belongs to its source. Exit status 1 where something is left; it
     is named, and --resume goes on from there.
     """
-    need_dagster_home()
+    if not dry_run:
+        need_dagster_home()
     ((organization, project),) = chosen(slug)
-    users = sorted({*user_ids, *_lines(ids_from)})
-    numbers = sorted({_digits(text) for text in (*amplitude_ids, *_lines(amplitude_ids_from))})
-    suppression = _suppression(organization, project, users, numbers, for_good=for_good, note=note, resume=resume)
-    sys.exit(1 if _delete(organization, project, suppression).left else 0)
+    given = _Given(
+        list(dict.fromkeys([*user_ids, *_lines(ids_from)])),
+        list(dict.fromkeys(_digits(text) for text in (*amplitude_ids, *_lines(amplitude_ids_from)))),
+    )
+    if dry_run:
+        if resume is not None or not any(given):
+            raise ConfigError("--dry-run looks for the users that are named with it; name one, and nothing to resume")
+        _try(organization, project, _new(project, given, for_good=for_good, note=note), given)
+        return
+    suppression = _suppression(organization, project, given, for_good=for_good, note=note, resume=resume)
+    sys.exit(1 if _delete(organization, project, suppression, given).left else 0)
 
 
 @click.command()
@@ -85,7 +99,46 @@ def deletions(slug: str | None) -> None:
     sys.exit(1 if is_open else 0)
 
 
-def _delete(organization: Organization, project: Project, suppression: Suppression) -> DeletionReceipt:
+class _Given(NamedTuple):
+    """Ids in the order in which they were given: people are told of one by its place."""
+
+    users: list[str]
+    numbers: list[str]
+
+    def without_trace(self, found: Preview) -> str:
+        """Return the ids of which nothing was found, in words; "" where there are none."""
+        ids = [("user id", self.users, found.user_ids), ("Amplitude id", self.numbers, found.amplitude_ids)]
+        places = [
+            f"{what} {place} of {len(names)}"
+            for what, names, there in ids
+            for place, name in enumerate(names, 1)
+            if name not in there
+        ]
+        more = f" and {len(places) - _SHOWN:,} more" if len(places) > _SHOWN else ""
+        return ", ".join(places[:_SHOWN]) + more
+
+
+def _try(organization: Organization, project: Project, suppression: Suppression, given: _Given) -> None:
+    click.echo(f"looking for {_who(suppression)} in {project.slug}; nothing is changed")
+    found = preview(OrganizationRun(organization), project.slug, suppression, progress=_progress("searched"))
+    _warn(found, given)
+    for hour, why in found.unreadable.items():
+        click.echo(f"  can't be looked at: hour {hour}: {why}")
+    events = counted(found.events.total(), "event")
+    click.echo(f"{events} in {counted(len(found.events), 'hour')}, merged ids in {counted(len(found.merged), 'hour')}")
+    if hours := {*found.events, *found.merged}:
+        click.echo(f"  {ranged(hours, _SHOWN)}")
+
+
+def _warn(found: Preview, given: _Given) -> None:
+    if places := given.without_trace(found):
+        click.echo(
+            f"nothing was found of {places} (counted as given, options before files): no event, no merged id; "
+            "is it written exactly as events have it?"
+        )
+
+
+def _delete(organization: Organization, project: Project, suppression: Suppression, given: _Given) -> DeletionReceipt:
     # Dagster takes 2 s to import, which the other commands don't need.
     import dagster as dg
 
@@ -96,7 +149,12 @@ def _delete(organization: Organization, project: Project, suppression: Suppressi
     click.echo(f"deletion {suppression.id} of {project.slug}: {_who(suppression)}")
     with dg.DagsterInstance.get() as instance:
         found = deletion.search(_progress("searched"))
-        click.echo(f"{len(found.events)} hours hold events of the users, {len(found.merged)} merged ids")
+        hold = counted(len(found.events), "hour holds", "hours hold")
+        click.echo(f"{hold} events of the users, {len(found.merged):,} merged ids")
+        if deletion.store.receipt(suppression.id) is None:
+            # Later on, some of them are clean already.
+            hours = found.events | found.merged
+            _warn(preview(OrganizationRun(organization), project.slug, suppression, hours), given)
         # Written before anything goes: who is killed from here on still knows which hours it was about.
         deletion.store.put_receipt(deletion.receipt(found, ["not finished"], _now(), __version__))
         failed = deletion.clean(found, _progress("cleaned in the workspace"))
@@ -124,7 +182,8 @@ def _delete(organization: Organization, project: Project, suppression: Suppressi
         left += [f"hour {hour} holds events of the users again" for hour in sorted(again.events | again.merged)]
         asked = datetime.fromisoformat(suppression.asked_at)
         if ignorant := [run for run in runs_in_progress(instance) if run < asked]:
-            left.append(f"{len(ignorant)} runs go on that began before this was asked for; resume when they have ended")
+            go_on = counted(len(ignorant), "run goes", "runs go")
+            left.append(f"{go_on} on that began before this was asked for; resume when that has ended")
     receipt = deletion.receipt(found, left, _now(), __version__)
     where = deletion.store.put_receipt(receipt)
     for line in left:
@@ -138,8 +197,7 @@ def _delete(organization: Organization, project: Project, suppression: Suppressi
 def _suppression(
     organization: Organization,
     project: Project,
-    users: list[str],
-    numbers: list[str],
+    given: _Given,
     *,
     for_good: bool,
     note: str,
@@ -149,32 +207,37 @@ def _suppression(
     store = _store(organization, project)
     listed = store.suppressed().all
     if resume is not None:
-        if users or numbers:
+        if any(given):
             raise ConfigError("--resume goes on with the users that were given before; give no others with it")
         for one in listed:
             if one.id == resume:
                 return one
         raise ConfigError(f"{project.slug} has no deletion {resume}; `amp-pipeline deletions` lists them")
-    if not users and not numbers:
+    if not any(given):
         raise ConfigError("name a user: --user-id, --amplitude-id, --ids-from or --amplitude-ids-from")
+    new = _new(project, given, for_good=for_good, note=note)
     for one in listed:
         receipt = store.receipt(one.id)
-        same = (one.user_ids, one.amplitude_ids, one.up_to is None) == (users, numbers, for_good)
+        same = (one.user_ids, one.amplitude_ids) == (new.user_ids, new.amplitude_ids)
+        same = same and (one.up_to is None) == for_good
         if same and (receipt is None or receipt.finished_at is None):
             return one
+    store.add(new)
+    return new
+
+
+def _new(project: Project, given: _Given, *, for_good: bool, note: str) -> Suppression:
     now = clock.now()
-    suppression = Suppression(
+    return Suppression(
         # Not derived from the users: whoever has the receipt could find out by trying.
         id=secrets.token_hex(4),
         project=project.id,
-        user_ids=users,
-        amplitude_ids=numbers,
+        user_ids=sorted(given.users),
+        amplitude_ids=sorted(given.numbers),
         asked_at=now.isoformat(timespec="microseconds"),
         up_to=None if for_good else round(now.timestamp() * 1_000_000),
         note=note,
     )
-    store.add(suppression)
-    return suppression
 
 
 def _store(organization: Organization, project: Project) -> SuppressionStore:
@@ -196,7 +259,7 @@ def _digits(text: str) -> str:
 
 
 def _who(suppression: Suppression) -> str:
-    who = f"{len(suppression.user_ids)} user ids, {len(suppression.amplitude_ids)} Amplitude ids"
+    who = f"{counted(len(suppression.user_ids), 'user id')}, {counted(len(suppression.amplitude_ids), 'Amplitude id')}"
     return f"{who}, {'for good' if suppression.up_to is None else 'up to ' + timestamps.write(suppression.up_to)}"
 
 
@@ -207,8 +270,9 @@ def _summary(receipt: DeletionReceipt | None) -> str:
     deliveries = {one.delivery for one in receipt.rewritten}
     lines = sum(receipt.hours.values())
     return (
-        f"{lines} events deleted in {len(receipt.hours)} hours, merged ids in {len(receipt.merged_hours)}; "
-        f"{files} files of {len(deliveries)} deliveries rewritten or deleted"
+        f"{counted(lines, 'event')} deleted in {counted(len(receipt.hours), 'hour')}, merged ids in "
+        f"{len(receipt.merged_hours):,}; {counted(files, 'file')} of "
+        f"{counted(len(deliveries), 'delivery', 'deliveries')} rewritten or deleted"
     )
 
 

@@ -93,12 +93,16 @@ class Suppressed:
 
     def of_event(self, line: bytes) -> str | None:
         """Return the id of the suppression that deletes an event, or None."""
+        return next(iter(self.all_of_event(line)), None)
+
+    def all_of_event(self, line: bytes) -> list[str]:
+        """Return the ids of all suppressions that delete an event, first asked first."""
         found = _object_on(line)
         if found is None:
-            return None
+            return []
         upload = found.get("server_upload_time")
         us = int(timestamps.parse_many([upload])[0]) if isinstance(upload, str) else timestamps.NO_TIME
-        return next((one.id for one in self._of(found) if one.reaches(us)), None)
+        return [one.id for one in self._of(found) if one.reaches(us)]
 
     def of_bad_line(self, line: bytes) -> str | None:
         """Return the id of the suppression that deletes a quarantined line, or None.
