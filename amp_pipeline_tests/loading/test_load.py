@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from amp_pipeline.run import OrganizationRun
 from amp_pipeline.storage.urls import open_store
 from amp_pipeline.workspace.tables import TablesStore
 from amp_pipeline_tests.builders import BY, FIRST_HOUR, HOUR_US, event, object_name, put
+from amp_pipeline_tests.defs.shop import REPO
 from amp_pipeline_tests.loading.places import Place, wanted
 from amp_pipeline_tests.postgres_server import PASSWORD, Postgres
 from amp_pipeline_tests.servers import free_port
@@ -410,6 +412,16 @@ def test_command_says_which_delivered_hours_have_no_tables_yet(one_house: House)
     assert f"  2 delivered hours have no tables yet, load again once they are made: {left}\n" in result.output
     result = one_house.amp(*asked, "--partial")
     assert (result.exit_code, left in result.output) == (0, True)
+
+
+@pytest.mark.parametrize(("extra", "where"), [("duckdb", "x.duckdb"), ("postgres", "postgresql://nowhere")])
+def test_a_missing_driver_is_told_with_what_can_be_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extra: str, where: str
+) -> None:
+    monkeypatch.setattr("amp_pipeline.cli.load.find_spec", lambda name: None)
+    (needed,) = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["optional-dependencies"][extra]
+    result = House(tmp_path, Place(tmp_path, None)).amp("--project", "shop7", "--delivery", "all", f"--{extra}", where)
+    assert (result.exit_code, f"run pip install '{needed}'\n" in result.output) == (1, True)
 
 
 def test_command_that_does_not_know_where_to(one_house: House) -> None:
