@@ -1,5 +1,6 @@
 """The component that a ``defs.yaml`` names: an organization, its projects and deliveries."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,27 +34,46 @@ class _Attributes(BaseModel):
         return config.Organization.model_json_schema(*args, **kwargs)
 
 
+_FIRST = """\
+type: {type}
+attributes:
+  id: 1  # organization id, as in the names of merged-id objects
+  slug: {slug}
+  workspace: /data/{slug}/workspace  # the pipeline's own store, a folder or s3://bucket/path; keep it
+  projects:
+    - id: 1  # project (app) id, as in the events' app column and the landing's names
+      slug: {slug}_project  # short name: begins the keys of its assets
+      automatic: false  # nothing is asked for; remove this line once the rest is filled in
+      first_hour: 2026-01-01-00:00  # UTC; earlier events are quarantined
+      source:
+        url: /data/{slug}/landing  # an Amplitude S3 export, or an unzipped Export API answer; or s3://bucket/path
+      deliveries:
+        - name: all_events
+          url: /data/{slug}/bucket  # where its hours go, a folder or s3://bucket/path
+"""
+"""Each url is a place of its own: a delivery must not lie in a landing or the workspace."""
+
+
 class _Scaffolder(dg.Scaffolder):
     """Writes a first ``defs.yaml`` to be filled in."""
 
     def scaffold(self, request: dg.ScaffoldRequest) -> None:
-        scaffold_component(
-            request,
-            {
-                "id": 1,
-                "slug": "my_organization",
-                "workspace": "/data/amp_pipeline/workspace",
-                "projects": [
-                    {
-                        "id": 1,
-                        "slug": "my_project",
-                        "first_hour": "2026-01-01-00:00",
-                        "source": {"url": "/data/landing"},
-                        "deliveries": [{"name": "all_events", "url": "/data/bucket"}],
-                    }
-                ],
-            },
-        )
+        if request.scaffold_format != "yaml":
+            scaffold_component(request)
+            return
+        folder = request.target_path.parent if request.append else request.target_path
+        filled = _FIRST.format(type=request.type_name, slug=_slug(folder.name))
+        lines = [line.partition("  # ") for line in filled.splitlines()]
+        width = max(len(code) for code, _, _ in lines)
+        text = "".join(f"{code:{width}}{mark}{comment}".rstrip() + "\n" for code, mark, comment in lines)
+        with (folder / config_files.FILE_NAME).open("a" if request.append else "w") as file:
+            file.write(f"---\n{text}" if request.append else text)
+
+
+def _slug(name: str) -> str:
+    """Return what is nearest to ``name`` of what a slug may be."""
+    letters = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    return letters[:40] if letters[:1].isalpha() else f"organization_{letters[:40]}".rstrip("_")
 
 
 @dg.scaffold_with(_Scaffolder)

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster.components.scaffold.scaffold import get_scaffolder
+from pydantic import BaseModel
 
 import amp_pipeline
+from amp_pipeline import config_files
 from amp_pipeline.core.errors import ConfigError
 from amp_pipeline.definitions import build_definitions
 from amp_pipeline_tests.defs.shop import BIN, EXAMPLE, REPO, dagster_home_in
@@ -191,9 +194,36 @@ class Native:
 @pytest.fixture(scope="module")
 def native(tmp_path_factory: pytest.TempPathFactory) -> Native:
     made = Native(tmp_path_factory.mktemp("native"))
+    # As somebody's who has not activated the environment of the clone.
+    (made.folder / ".venv").mkdir()
     status, said = made.dg("scaffold", "defs", "amp_pipeline.Organization", "acme")
     assert status == 0, said
+    assert "virtual environment" not in said
     return made
+
+
+class NoParameters(BaseModel):
+    """What the scaffolder asks for beside a name."""
+
+
+@pytest.mark.parametrize(
+    ("name", "slug"),
+    [("acme", "acme"), ("Acme-Shop.2", "acme_shop_2"), ("2nd", "organization_2nd"), ("Ü", "organization")],
+)
+def test_what_is_scaffolded_is_named_as_it_was_typed_and_asks_for_nothing_yet(
+    tmp_path: Path, name: str, slug: str
+) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    scaffolder = get_scaffolder(amp_pipeline.Organization)
+    assert isinstance(scaffolder, dg.Scaffolder)
+    request: dg.ScaffoldRequest[NoParameters] = dg.ScaffoldRequest(
+        "amp_pipeline.Organization", folder, "yaml", tmp_path, NoParameters()
+    )
+    scaffolder.scaffold(request)
+    (read,) = config_files.read(folder / "defs.yaml", {})
+    assert (read.slug, read.projects[0].slug) == (slug, f"{slug}_project")
+    assert not read.projects[0].automatic
 
 
 def test_dg_scaffolds_an_organization_that_loads(native: Native) -> None:
@@ -202,7 +232,7 @@ def test_dg_scaffolds_an_organization_that_loads(native: Native) -> None:
     assert "first_hour: 2026-01-01-00:00" in text
     status, said = native.dg("list", "defs", "--json")
     assert status == 0, said
-    assert "my_project/all_events/manifest" in said
+    assert "acme_project/all_events/manifest" in said
     # The example is shown only where there is nothing else.
     assert "shop/raw_events" not in said
 
@@ -227,7 +257,7 @@ def check_with(native: Native, right: str, wrong: str) -> tuple[int, str]:
 
 def test_a_misspelt_field_of_a_scaffolded_file_is_named_with_its_file(native: Native) -> None:
     # dg holds the file against the component's schema before it is ours to judge.
-    status, said = check_with(native, "slug: my_project", "slog: my_project")
+    status, said = check_with(native, "slug: acme_project", "slog: acme_project")
     assert status == 1, said
     assert "amp_pipeline/defs/acme/defs.yaml:" in said
     assert "projects.0.slog" in said
