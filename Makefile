@@ -51,6 +51,9 @@ bench: $(BENCH_INSTALLED) $(SERVERS_INSTALLED) ## Measure beside DuckDB, pandas 
 
 # Stop it with Ctrl-C. It warns that the dagster.yaml of this folder is not used; it is, by the link in DAGSTER_HOME.
 ui: $(INSTALLED) .dagster_home/dagster.yaml ## Start Dagster at http://127.0.0.1:3000 (or PORT=…)
+	@$(BIN)/python -c 'import socket; socket.create_server(("127.0.0.1", $(PORT))).close()' 2>/dev/null || { \
+		echo "Port $(PORT) is taken. If another 'make ui' has it, use that one, or stop it: two of them would get in each other's way." >&2; \
+		echo "If another program has it: make ui PORT=$$(( $(PORT) + 1 ))" >&2; exit 1; }
 	DAGSTER_HOME="$(DAGSTER_HOME_DIR)" $(BIN)/dg dev --host 127.0.0.1 --port $(PORT)
 
 # dg gets a DAGSTER_HOME only for its telemetry switch: without one it writes an id into the user's home folder.

@@ -1,6 +1,8 @@
 """What people do in the UI, done in the real one."""
 
 import re
+import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,7 +17,7 @@ from amp_pipeline.core.hours import between
 from amp_pipeline.destinations.archive import By
 from amp_pipeline.run import OrganizationRun
 from amp_pipeline_tests.dagster_ui import ASSETS, Ui, running, wait_for
-from amp_pipeline_tests.defs.shop import dagster_home_in, shop_in
+from amp_pipeline_tests.defs.shop import BIN, REPO, dagster_home_in, shop_in
 
 HOURS = 216
 MOST_SECONDS_OF_AN_HOUR = 180
@@ -34,6 +36,26 @@ def test_an_hour_of_all_assets_launched_in_the_ui_succeeds(tmp_path: Path) -> No
     assert (folder / "buckets" / "all_events" / "187520" / "187520_2024-05-09_15_complete").exists()
     assert (folder / "buckets" / "purchases" / "187520" / "187520_2024-05-09_15_complete").exists()
     assert ui.warnings() == []
+
+
+def test_make_ui_starts_nothing_where_the_port_is_taken() -> None:
+    # What it would make first is taken as made.
+    made = ("-o", ".venv/.installed", "-o", ".dagster_home/dagster.yaml")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            ["make", *made, "ui", f"PORT={port}", f"BIN={BIN}"],
+            cwd=REPO,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"Port {port} is taken.")
+    assert f"make ui PORT={port + 1}\n" in done.stderr
+    assert done.stdout == ""
 
 
 @pytest.mark.soak
