@@ -15,6 +15,7 @@ from amp_pipeline.core.errors import AmpError
 from amp_pipeline.core.hours import Hour
 from amp_pipeline.core.manifest import decode
 from amp_pipeline.core.suppression import Suppression
+from amp_pipeline.core.wording import counted
 from amp_pipeline.run import OpenStore, OrganizationRun, ProjectRun
 from amp_pipeline.stages.traces import Kind, traces
 from amp_pipeline.storage.objects import ObjectStore
@@ -191,7 +192,7 @@ class UserDeletion:
                 if hours := by_delivery.get(delivery.name, []):
                     why = "is switched off" if not delivery.enabled else "could not be written"
                     found.append(
-                        f"delivery {slug}.{delivery.name} {why}: {len(hours)} hours in {delivery.url} may hold events "
+                        f"delivery {slug}.{delivery.name} {why}: {counted(len(hours), 'hour')} in {delivery.url} may hold events "
                         f"of the users, {_listed(hours)}"
                     )
         return [*found, *self._forgotten_tables(), *self._forgotten_deliveries()]
@@ -285,7 +286,7 @@ class UserDeletion:
             ]
             if deleted:
                 yield (
-                    f"delivery {self._project.slug}.{name} is configured no more: {len(deleted)} hours that it was "
+                    f"delivery {self._project.slug}.{name} is configured no more: {counted(len(deleted), 'hour')} that it was "
                     f"given may hold events of the users, {_listed(deleted)}; clean its bucket, then delete "
                     f"{run.workspace.uri(folder + name)}"
                 )
