@@ -192,8 +192,8 @@ class UserDeletion:
                 if hours := by_delivery.get(delivery.name, []):
                     why = "is switched off" if not delivery.enabled else "could not be written"
                     found.append(
-                        f"delivery {slug}.{delivery.name} {why}: {counted(len(hours), 'hour')} in {delivery.url} may hold events "
-                        f"of the users, {_listed(hours)}"
+                        f"delivery {slug}.{delivery.name} {why}: {counted(len(hours), 'hour')} in {delivery.url} may "
+                        f"hold events of the users, {_listed(hours)}"
                     )
         return [*found, *self._forgotten_tables(), *self._forgotten_deliveries()]
 
@@ -286,8 +286,8 @@ class UserDeletion:
             ]
             if deleted:
                 yield (
-                    f"delivery {self._project.slug}.{name} is configured no more: {counted(len(deleted), 'hour')} that it was "
-                    f"given may hold events of the users, {_listed(deleted)}; clean its bucket, then delete "
+                    f"delivery {self._project.slug}.{name} is configured no more: {counted(len(deleted), 'hour')} "
+                    f"that it was given may hold events of the users, {_listed(deleted)}; clean its bucket, then delete "
                     f"{run.workspace.uri(folder + name)}"
                 )
 
