@@ -287,8 +287,8 @@ class UserDeletion:
             if deleted:
                 yield (
                     f"delivery {self._project.slug}.{name} is configured no more: {counted(len(deleted), 'hour')} "
-                    f"that it was given may hold events of the users, {_listed(deleted)}; clean its bucket, then delete "
-                    f"{run.workspace.uri(folder + name)}"
+                    f"that it was given may hold events of the users, {_listed(deleted)}; clean its bucket, then "
+                    f"delete {run.workspace.uri(folder + name)}"
                 )
 
     def _rewritten(self, run: OrganizationRun, hours: set[Hour], merged: set[Hour]) -> Iterator[Rewritten]:
