@@ -56,6 +56,7 @@ def everything(stores: Stores, organization: Organization) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.soak
 def test_every_object_has_the_same_bytes_on_either_way(example_range: Delivered) -> None:
     organization, expected, _ = example_range
     stores = Stores(organization)

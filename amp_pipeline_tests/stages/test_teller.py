@@ -135,7 +135,10 @@ def test_workers_never_asked_start_nothing():
     assert running() <= before
 
 
-@pytest.mark.parametrize(("memory", "processes"), [(256 << 20, 0), (600 << 20, 1), (1 << 30, 3), (8 << 30, 7)])
+@pytest.mark.parametrize(
+    ("memory", "processes"),
+    [(256 << 20, 0), (600 << 20, 1), (1 << 30, 3), pytest.param(8 << 30, 7, marks=pytest.mark.soak)],
+)
 def test_memory_bounds_the_workers(memory: int, processes: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
     before = running()
