@@ -55,7 +55,8 @@ def explained() -> Iterator[None]:
     """
     try:
         yield
-    except (NotImplementedError, RuntimeError) as error:
+    except RuntimeError as error:
+        # What zipfile says of a way of packing that it can't undo, and of a password.
         raise UnreadableZipError(str(error)) from None
     except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, IndexError) as error:
         raise BrokenAnswerError(f"it is no whole zip: {error}") from None
@@ -71,7 +72,7 @@ def opened(path: Path) -> zipfile.ZipFile:
 
     Raises:
         BadZipFile: It is none.
-        NotImplementedError: Its directory does not fit.
+        UnreadableZipError: Its directory does not fit.
     """
     with path.open("rb") as file:
         file.seek(-min(_END_BYTES, path.stat().st_size), os.SEEK_END)
@@ -83,7 +84,7 @@ def opened(path: Path) -> zipfile.ZipFile:
             large, larger, where = _LARGE_END.unpack_from(end, at - _LARGE_END.size)
             size = larger if (large, where) == (b"PK\x06\x06", b"PK\x06\x07") else size
         if size > _MOST_DIRECTORY_BYTES:
-            raise NotImplementedError(f"its directory has {size:,} bytes")
+            raise UnreadableZipError(f"its directory has {size:,} bytes")
     return zipfile.ZipFile(path)
 
 
@@ -92,7 +93,7 @@ def files(answer: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
 
     Raises:
         BadZipFile: Its directory does not list all that is in it.
-        NotImplementedError: One is packed in a way that no Export API was seen to use.
+        UnreadableZipError: One is packed in a way that no Export API was seen to use.
     """
     at = 0
     for info in sorted(answer.infolist(), key=lambda one: one.header_offset):
@@ -105,7 +106,7 @@ def files(answer: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
         if info.is_dir() and info.file_size:
             raise zipfile.BadZipFile(f"{info.filename!r} is a folder, and has bytes")
         if info.compress_type not in _METHODS:
-            raise NotImplementedError(f"{info.filename!r} is packed by method {info.compress_type}")
+            raise UnreadableZipError(f"{info.filename!r} is packed by method {info.compress_type}")
     return [info for info in answer.infolist() if not info.is_dir()]
 
 

@@ -1,5 +1,5 @@
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,23 +11,15 @@ from amp_pipeline.deletion import UserDeletion
 from amp_pipeline.destinations.claim import Claim
 from amp_pipeline.reconciliation import reconcile
 from amp_pipeline.run import OpenStore
-from amp_pipeline.sources import amplitude_http
 from amp_pipeline.stages import pulled_hours
 from amp_pipeline.storage.objects import ObjectStore
 from amp_pipeline.storage.urls import open_store
 from amp_pipeline_tests.builders import HOUR_US, event
-from amp_pipeline_tests.export_stand_in import Packed, StandIn, stand_in
+from amp_pipeline_tests.export_stand_in import Packed, StandIn
 from amp_pipeline_tests.laws.counting import ToldStore
 from amp_pipeline_tests.laws.deleting import USER, ask
 from amp_pipeline_tests.laws.driver import run
 from amp_pipeline_tests.stages.test_pulling import DAY, LATER, Trial, full, line, name, packed, pulled
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    monkeypatch.setattr(amplitude_http, "_FIRST_WAIT_SECONDS", 0.01)
-    with stand_in() as server:
-        yield server
 
 
 @pytest.fixture

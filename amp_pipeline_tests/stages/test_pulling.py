@@ -1,7 +1,7 @@
 import gzip
 import json
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from amp_pipeline.core.hours import Hour, between
 from amp_pipeline.deletion import UserDeletion
 from amp_pipeline.reconciliation import recent_hours, reconcile
 from amp_pipeline.run import OpenStore, OrganizationRun, ProjectRun
-from amp_pipeline.sources import amplitude_http
 from amp_pipeline.sources.amplitude_http import SourceError
 from amp_pipeline.storage.objects import ObjectStore
 from amp_pipeline.storage.urls import open_store
@@ -23,7 +22,7 @@ from amp_pipeline.workspace.pulls import TroubleStore
 from amp_pipeline.workspace.records import RawRecord
 from amp_pipeline_tests.builders import FIRST_HOUR, HOUR_US, event
 from amp_pipeline_tests.conftest import new_bucket
-from amp_pipeline_tests.export_stand_in import KEYS, Packed, StandIn, stand_in
+from amp_pipeline_tests.export_stand_in import KEYS, Packed, StandIn
 from amp_pipeline_tests.laws.counting import ToldStore
 from amp_pipeline_tests.laws.deleting import USER, ask, traces
 from amp_pipeline_tests.laws.driver import run
@@ -31,13 +30,6 @@ from amp_pipeline_tests.servers import ROOT, Server
 
 DAY = [FIRST_HOUR + number for number in range(24)]
 LATER = (FIRST_HOUR + 48).start
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    monkeypatch.setattr(amplitude_http, "_FIRST_WAIT_SECONDS", 0.01)
-    with stand_in() as server:
-        yield server
 
 
 def name(hour: Hour, number: int = 0) -> str:

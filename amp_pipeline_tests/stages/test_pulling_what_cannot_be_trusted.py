@@ -14,19 +14,12 @@ import pytest
 
 from amp_pipeline.source_access import probe_source
 from amp_pipeline.source_settings import AmplitudeExport
-from amp_pipeline.sources import amplitude_export, amplitude_http, answer_zip
+from amp_pipeline.sources import amplitude_export, answer_zip
 from amp_pipeline_tests.export_server import KEYS as KEYS_OF_OURS
 from amp_pipeline_tests.export_server import serving
-from amp_pipeline_tests.export_stand_in import Packed, StandIn, stand_in
+from amp_pipeline_tests.export_stand_in import Packed, StandIn
 from amp_pipeline_tests.services.test_export_api import deliver
 from amp_pipeline_tests.stages.test_pulling import DAY, Trial, full, line, name, packed
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    monkeypatch.setattr(amplitude_http, "_FIRST_WAIT_SECONDS", 0.01)
-    with stand_in() as server:
-        yield server
 
 
 @pytest.fixture
